@@ -1,0 +1,15 @@
+//! The vocabulary: plain data that every other module speaks. No I/O, no clock, no randomness.
+
+pub mod access;
+pub mod bmc;
+pub mod boot;
+pub mod event;
+pub mod id;
+pub mod image;
+pub mod inventory;
+pub mod machine;
+pub mod place;
+pub mod power;
+pub mod secret;
+pub mod time;
+pub mod work;

@@ -1,0 +1,3 @@
+//! Bytes to types and back. No sockets.
+
+pub mod agent;
