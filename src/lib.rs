@@ -20,5 +20,5 @@ pub mod secret;
 #[cfg(feature = "server")]
 pub mod store;
 // side
-#[cfg(feature = "agent")]
+#[cfg(any(feature = "agent", feature = "server"))]
 pub mod agent;
