@@ -153,6 +153,36 @@ pub struct Hold {
     pub until: Option<Timestamp>,
 }
 
+/// What lists show of an inventory.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Hardware {
+    pub manufacturer: Option<String>,
+    pub product: Option<String>,
+    pub cpu: Option<String>,
+    pub threads: u32,
+    pub memory_bytes: u64,
+    pub disks: u32,
+    pub disk_bytes: u64,
+    pub nics: u32,
+    pub at: Timestamp,
+}
+
+impl Hardware {
+    pub fn of(inventory: &Inventory, at: Timestamp) -> Self {
+        Self {
+            manufacturer: inventory.system.manufacturer.clone(),
+            product: inventory.system.product.clone(),
+            cpu: inventory.cpus.first().map(|c| c.model.clone()),
+            threads: inventory.cpus.iter().map(|c| c.threads).sum(),
+            memory_bytes: inventory.memory_bytes,
+            disks: u32::try_from(inventory.fixed_disks().count()).unwrap_or(u32::MAX),
+            disk_bytes: inventory.fixed_disks().map(|d| d.size_bytes).fold(0, u64::saturating_add),
+            nics: u32::try_from(inventory.nics.len()).unwrap_or(u32::MAX),
+            at,
+        }
+    }
+}
+
 /// Everything stored about one machine.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Machine {
@@ -170,8 +200,8 @@ pub struct Machine {
     pub firmware: Option<FirmwareKind>,
     pub place: Option<Place>,
     pub boot_intent: Option<BootIntent>,
-    pub inventory: Option<Inventory>,
-    pub inventory_at: Option<Timestamp>,
+    /// The gist of the last inventory; the whole is read with `Store::inventory`.
+    pub hardware: Option<Hardware>,
     /// The image on its disk, once written.
     pub image: Option<Name>,
     /// Disks that Hostler wrote to since the last proven wipe.

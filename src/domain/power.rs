@@ -52,7 +52,7 @@ macro_rules! text_form {
         }
         impl std::str::FromStr for $name {
             type Err = String;
-            fn from_str(s: &str) -> Result<Self, Self::Err> {
+            fn from_str(s: &str) -> std::result::Result<Self, Self::Err> {
                 match s {
                     $($text => Ok(Self::$variant),)+
                     other => Err(format!("{other:?} is not one of: {}", [$($text),+].join(", "))),
