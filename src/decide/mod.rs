@@ -1,5 +1,6 @@
-//! Pure decisions.
-pub mod boot;
+//! Pure decisions: facts in, decision out. No clock, no randomness, no I/O.
+
 pub mod access;
+pub mod boot;
 pub mod discovery;
 pub mod workflow;

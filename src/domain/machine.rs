@@ -51,7 +51,7 @@ impl Lifecycle {
     pub fn deadline(self) -> Option<Duration> {
         match self {
             Self::Enrolling => Some(Duration::from_secs(45 * 60)),
-            Self::Deploying => Some(Duration::from_secs(2 * 3600)),
+            Self::Deploying => Some(Duration::from_secs(3 * 3600)),
             Self::Releasing => Some(Duration::from_secs(24 * 3600)),
             Self::Repairing | Self::Retiring => Some(Duration::from_secs(24 * 3600)),
             Self::Discovered | Self::Ready | Self::Active | Self::Quarantined | Self::Retired => None,
