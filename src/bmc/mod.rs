@@ -4,6 +4,13 @@
 //! Every call is one bounded exchange. Accepted is not happened: a caller that needs proof reads the power state again
 //! or waits for the machine's own signs of life (DHCP, agent).
 
+pub mod ipmi;
+mod limit;
+pub mod redfish;
+mod router;
+
+pub use router::{Bmcs, BmcSettings};
+
 use std::time::Duration;
 
 use crate::domain::bmc::{BmcAddress, BmcIdentity, BmcProtocol};
@@ -38,10 +45,49 @@ pub trait Bmc {
     fn identity(&self) -> impl Future<Output = Result<BmcIdentity, BmcError>> + Send;
     /// Chassis power as the BMC sees it.
     fn power(&self) -> impl Future<Output = Result<PowerState, BmcError>> + Send;
-    /// Asks for a power change; returns when the BMC accepted it or the wanted state is already there.
+    /// Asks for a power change. On, off (and cycle, where it is done as off and on) return when the new state is read back
+    /// or under way, `NotEffective` if that does not come; soft, reset and a cycle in one command return when accepted.
     fn set_power(&self, action: PowerAction) -> impl Future<Output = Result<(), BmcError>> + Send;
-    /// Sets the device of the next boot only, in the machine's firmware mode, and reads it back where the protocol can.
-    fn set_boot_once(&self, device: BootDevice, firmware: FirmwareKind) -> impl Future<Output = Result<(), BmcError>> + Send;
+    /// Sets the device of the next boot only, in the machine's firmware mode, and reads it back.
+    fn set_boot_once(&self, device: BootDevice, firmware: FirmwareKind) -> impl Future<Output = Result<BootSet, BmcError>> + Send;
+}
+
+/// What a BMC shows after it was told a boot device for the next boot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BootSet {
+    /// The next boot only, as asked.
+    Once,
+    /// Every boot from now on, although once was asked (sushy-tools): set the disk again before the machine must boot it.
+    Continuous,
+    /// The device reads back, but not whether or how long it holds (OpenIPMI's `ipmi_sim` never shows the valid bit).
+    Unconfirmed,
+}
+
+/// How long exchanges may take.
+#[derive(Clone, Copy, Debug)]
+pub struct Timing {
+    /// TCP and TLS connection.
+    pub connect: Duration,
+    /// One request with its answer. BMCs have been seen to hold a read for tens of seconds.
+    pub request: Duration,
+    /// From an accepted power command to the state it asks for (sushy's fake driver takes up to 11 s).
+    pub settle: Duration,
+    /// Between two readings while waiting.
+    pub poll: Duration,
+    /// One call, all its requests and waits together.
+    pub call: Duration,
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Self {
+            connect: Duration::from_secs(5),
+            request: Duration::from_secs(30),
+            settle: Duration::from_secs(30),
+            poll: Duration::from_secs(1),
+            call: Duration::from_secs(120),
+        }
+    }
 }
 
 /// Why a BMC exchange failed. `Display` is a clear sentence; whether to try again is decided here, where it is known.

@@ -7,3 +7,6 @@ pub mod dhcp;
 pub mod ipxe;
 #[cfg(feature = "server")]
 pub mod tftp;
+pub mod ipmi;
+#[cfg(feature = "server")]
+pub mod rmcp;

@@ -1,0 +1,399 @@
+//! Which BMC is asked in which dialect, how often and by how many at once.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+
+use crate::bmc::ipmi::Ipmi;
+use crate::bmc::limit::{LoginGuard, Pace};
+use crate::bmc::redfish::{Redfish, Service};
+use crate::bmc::{Answer, Bmc, BmcAccess, BmcError, BootSet, Timing};
+use crate::clock;
+use crate::domain::bmc::{BmcAddress, BmcIdentity, BmcProtocol};
+use crate::domain::id::{MachineId, Sha256};
+use crate::domain::power::{BootDevice, FirmwareKind, PowerAction, PowerState};
+use crate::domain::secret::Secret;
+use crate::domain::time::Timestamp;
+
+/// Calls to one BMC at the same time. A call is a sequence of requests, so this is also the cap of requests in flight.
+const CALLS_PER_BMC: usize = 2;
+/// IPMI over LAN (IPMI v2.0, 13.1.2: the primary RMCP port).
+const IPMI_PORT: u16 = 623;
+
+#[derive(Clone, Debug)]
+pub struct BmcSettings {
+    pub timing: Timing,
+    /// Between two writes to one BMC.
+    pub write_gap: Duration,
+    /// Calls under way in the whole fleet.
+    pub calls_at_once: usize,
+    /// Rest after two refused logins with the same credentials.
+    pub login_pause: Duration,
+    /// Where IPMI is spoken by BMCs whose address does not say.
+    pub ipmi_port: u16,
+}
+
+impl Default for BmcSettings {
+    fn default() -> Self {
+        Self {
+            timing: Timing::default(),
+            write_gap: Duration::from_millis(200),
+            calls_at_once: 256,
+            login_pause: Duration::from_secs(15 * 60),
+            ipmi_port: IPMI_PORT,
+        }
+    }
+}
+
+/// All BMCs. A cheap handle; sessions and counts are shared by its clones.
+///
+/// Redfish is asked first where the address leaves it open (or what worked last), IPMI only when Redfish is not there,
+/// not reachable or silent, and never after a refused login: the account is the same.
+#[derive(Clone)]
+pub struct Bmcs {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    settings: BmcSettings,
+    fleet: Semaphore,
+    bmcs: Mutex<HashMap<Endpoint, Arc<Entry>>>,
+}
+
+/// Machines behind one endpoint share its limits and its session.
+#[derive(PartialEq, Eq, Hash)]
+struct Endpoint {
+    host: String,
+    port: Option<u16>,
+}
+
+struct Entry {
+    calls: Semaphore,
+    /// One at a time until the credentials have worked, so that two calls cannot both spend a login.
+    unproven: Semaphore,
+    pace: Arc<Pace>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    guard: LoginGuard,
+    worked: Option<BmcProtocol>,
+    redfish: Option<Kept<Service>>,
+    ipmi: Option<Kept<Ipmi>>,
+}
+
+/// A client and what it was made for.
+struct Kept<C> {
+    user: String,
+    password: Secret<String>,
+    tls: bool,
+    pin: Option<Sha256>,
+    client: Arc<C>,
+}
+
+impl<C> Kept<C> {
+    fn fits(&self, access: &BmcAccess) -> bool {
+        self.user == access.user && self.password == access.password && self.tls == access.address.tls
+    }
+}
+
+/// One dialect of one BMC.
+enum Driver {
+    Redfish(Redfish),
+    Ipmi(Arc<Ipmi>),
+}
+
+impl Bmc for Driver {
+    async fn identity(&self) -> Result<BmcIdentity, BmcError> {
+        match self {
+            Self::Redfish(d) => d.identity().await,
+            Self::Ipmi(d) => d.identity().await,
+        }
+    }
+
+    async fn power(&self) -> Result<PowerState, BmcError> {
+        match self {
+            Self::Redfish(d) => d.power().await,
+            Self::Ipmi(d) => d.power().await,
+        }
+    }
+
+    async fn set_power(&self, action: PowerAction) -> Result<(), BmcError> {
+        match self {
+            Self::Redfish(d) => d.set_power(action).await,
+            Self::Ipmi(d) => d.set_power(action).await,
+        }
+    }
+
+    async fn set_boot_once(&self, device: BootDevice, firmware: FirmwareKind) -> Result<BootSet, BmcError> {
+        match self {
+            Self::Redfish(d) => d.set_boot_once(device, firmware).await,
+            Self::Ipmi(d) => d.set_boot_once(device, firmware).await,
+        }
+    }
+}
+
+/// Whether the other dialect may do it after a timeout, when the first may or may not have.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum AfterTimeout {
+    TryOther,
+    Stop,
+}
+
+impl Bmcs {
+    pub fn new(settings: BmcSettings) -> Self {
+        let fleet = Semaphore::new(settings.calls_at_once.max(1));
+        Self { inner: Arc::new(Inner { settings, fleet, bmcs: Mutex::default() }) }
+    }
+
+    /// Who the BMC says it and its machine are.
+    pub async fn identity(&self, machine: MachineId, access: &BmcAccess) -> Result<Answer<BmcIdentity>, BmcError> {
+        self.call(machine, access, AfterTimeout::TryOther, |d| async move { d.identity().await }).await
+    }
+
+    /// Chassis power as the BMC sees it.
+    pub async fn power(&self, machine: MachineId, access: &BmcAccess) -> Result<Answer<PowerState>, BmcError> {
+        self.call(machine, access, AfterTimeout::TryOther, |d| async move { d.power().await }).await
+    }
+
+    /// See [`Bmc::set_power`].
+    pub async fn set_power(&self, machine: MachineId, access: &BmcAccess, action: PowerAction) -> Result<Answer<()>, BmcError> {
+        let after_timeout = match action {
+            PowerAction::On | PowerAction::Off | PowerAction::Soft => AfterTimeout::TryOther,
+            PowerAction::Cycle | PowerAction::Reset => AfterTimeout::Stop,
+        };
+        self.call(machine, access, after_timeout, move |d| async move { d.set_power(action).await }).await
+    }
+
+    /// See [`Bmc::set_boot_once`].
+    pub async fn set_boot_once(&self, machine: MachineId, access: &BmcAccess, device: BootDevice, firmware: FirmwareKind) -> Result<Answer<BootSet>, BmcError> {
+        self.call(machine, access, AfterTimeout::TryOther, move |d| async move { d.set_boot_once(device, firmware).await }).await
+    }
+
+    /// Refused logins in a row at this BMC and until when it is left alone, to be stored with the machine.
+    pub fn login_failures(&self, address: &BmcAddress) -> (u32, Option<Timestamp>) {
+        self.entry(address).state().guard.count()
+    }
+
+    /// Takes up stored counts after a restart of the service. Not to be called after the credentials were changed.
+    pub fn restore_login_failures(&self, address: &BmcAddress, failures: u32, paused_until: Option<Timestamp>) {
+        self.entry(address).state().guard.restore(failures, paused_until);
+    }
+
+    /// Ends every session; each BMC has 3 s for it.
+    pub async fn close_all(&self) {
+        let entries: Vec<_> = self.inner.bmcs.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
+        let each = entries.into_iter().map(|entry| async move {
+            let (redfish, ipmi) = {
+                let mut state = entry.state();
+                (state.redfish.take(), state.ipmi.take())
+            };
+            if let Some(kept) = redfish {
+                kept.client.close().await;
+            }
+            if let Some(kept) = ipmi {
+                kept.client.close().await;
+            }
+        });
+        let closing = each.map(|close| timeout(Duration::from_secs(3), close));
+        let late = join_all(closing).await.into_iter().filter(Result::is_err).count();
+        if late > 0 {
+            tracing::info!(late, "Some BMCs did not confirm the end of our session; they drop it after their own timeout");
+        }
+    }
+
+    fn entry(&self, address: &BmcAddress) -> Arc<Entry> {
+        let mut bmcs = self.inner.bmcs.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = Endpoint { host: address.host.to_ascii_lowercase(), port: address.port };
+        Arc::clone(bmcs.entry(key).or_insert_with(|| {
+            Arc::new(Entry {
+                calls: Semaphore::new(CALLS_PER_BMC),
+                unproven: Semaphore::new(1),
+                pace: Arc::new(Pace::new(self.inner.settings.write_gap)),
+                state: Mutex::default(),
+            })
+        }))
+    }
+
+    async fn call<T, F, Fut>(&self, machine: MachineId, access: &BmcAccess, after_timeout: AfterTimeout, ask: F) -> Result<Answer<T>, BmcError>
+    where
+        F: Fn(Arc<Driver>) -> Fut,
+        Fut: Future<Output = Result<T, BmcError>>,
+    {
+        let within = self.inner.settings.timing.call;
+        let address = || access.address.to_string();
+        let answer = timeout(within, self.call_unbounded(access, after_timeout, ask)).await;
+        let answer = answer.unwrap_or_else(|_| Err(BmcError::Timeout { address: address(), after: within }));
+        if let Err(error) = &answer {
+            tracing::debug!(%machine, bmc = %access.address, code = error.code(), %error, "A BMC call failed");
+        }
+        answer
+    }
+
+    async fn call_unbounded<T, F, Fut>(&self, access: &BmcAccess, after_timeout: AfterTimeout, ask: F) -> Result<Answer<T>, BmcError>
+    where
+        F: Fn(Arc<Driver>) -> Fut,
+        Fut: Future<Output = Result<T, BmcError>>,
+    {
+        let entry = self.entry(&access.address);
+        let closing = |_| BmcError::Busy { address: access.address.to_string(), reason: "the service is stopping".into() };
+        // The BMC's turn first: whoever waits for a slow BMC takes no place from the fleet.
+        let _call = entry.calls.acquire().await.map_err(closing)?;
+        let proven = entry.state().guard.is_proven(&access.user, &access.password);
+        let _alone = if proven { None } else { Some(entry.unproven.acquire().await.map_err(closing)?) };
+        let _place = self.inner.fleet.acquire().await.map_err(closing)?;
+        entry.may_log_in(access)?;
+
+        let mut first_error: Option<BmcError> = None;
+        let worked = entry.state().worked;
+        for protocol in protocols(access, worked) {
+            let answer = match self.ask(&entry, access, protocol, &ask).await {
+                // Asked to pin whatever answers now, so a key learned for an earlier call does not count.
+                Err(BmcError::CertificateChanged { .. }) if access.tls_pin.is_none() => {
+                    entry.state().redfish = None;
+                    self.ask(&entry, access, protocol, &ask).await
+                }
+                other => other,
+            };
+            match answer {
+                Ok(answer) => {
+                    entry.state().worked = Some(protocol);
+                    return Ok(answer);
+                }
+                Err(error @ (BmcError::Unsupported { .. } | BmcError::Unreachable { .. })) => first_error = Some(both(first_error, error)),
+                Err(error @ BmcError::Timeout { .. }) if after_timeout == AfterTimeout::TryOther => first_error = Some(both(first_error, error)),
+                Err(error) => return Err(error),
+            }
+        }
+        Err(first_error.unwrap_or_else(|| BmcError::Unsupported { address: access.address.to_string(), what: "a protocol we speak".into() }))
+    }
+
+    async fn ask<T, F, Fut>(&self, entry: &Entry, access: &BmcAccess, protocol: BmcProtocol, ask: &F) -> Result<Answer<T>, BmcError>
+    where
+        F: Fn(Arc<Driver>) -> Fut,
+        Fut: Future<Output = Result<T, BmcError>>,
+    {
+        let settings = &self.inner.settings;
+        match protocol {
+            BmcProtocol::Redfish => {
+                let service = entry.redfish(access, settings.timing)?;
+                let path = access.address.system_path.clone();
+                let value = ask(Arc::new(Driver::Redfish(Redfish::new(Arc::clone(&service), path, settings.timing)))).await;
+                entry.note_login(access, service.is_logged_in(), value.as_ref().err(), settings.login_pause);
+                Ok(Answer { value: value?, protocol, tls_pin: service.pin() })
+            }
+            BmcProtocol::Ipmi => {
+                let port = match access.address.protocol {
+                    Some(BmcProtocol::Ipmi) => access.address.port.unwrap_or(settings.ipmi_port),
+                    Some(BmcProtocol::Redfish) | None => settings.ipmi_port,
+                };
+                let client = entry.ipmi(access, port, settings.timing);
+                let value = ask(Arc::new(Driver::Ipmi(Arc::clone(&client)))).await;
+                entry.note_login(access, client.is_logged_in(), value.as_ref().err(), settings.login_pause);
+                Ok(Answer { value: value?, protocol, tls_pin: None })
+            }
+        }
+    }
+}
+
+impl Entry {
+    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn may_log_in(&self, access: &BmcAccess) -> Result<(), BmcError> {
+        self.state().guard.may_try(&access.user, &access.password, clock::now()).map_err(|paused| BmcError::Paused {
+            address: access.address.to_string(),
+            failures: paused.failures,
+            wait: paused.wait,
+        })
+    }
+
+    fn note_login(&self, access: &BmcAccess, logged_in: bool, error: Option<&BmcError>, pause: Duration) {
+        let mut state = self.state();
+        match error {
+            Some(BmcError::Unauthorized { .. }) => {
+                state.guard.refused(&access.user, &access.password, clock::now(), pause);
+                (state.redfish, state.ipmi) = (None, None);
+            }
+            Some(_) | None if logged_in => state.guard.accepted(&access.user, &access.password),
+            Some(_) | None => {}
+        }
+    }
+
+    /// The kept Redfish service, or a new one when credentials or pin changed. The old session is left to the BMC's
+    /// timeout: it belongs to credentials that are no longer ours.
+    fn redfish(&self, access: &BmcAccess, timing: Timing) -> Result<Arc<Service>, BmcError> {
+        let mut state = self.state();
+        if let Some(kept) = &state.redfish {
+            let held_to = kept.pin.or_else(|| kept.client.pin());
+            if kept.fits(access) && (access.tls_pin.is_none() || access.tls_pin == held_to) {
+                return Ok(Arc::clone(&kept.client));
+            }
+        }
+        let client = Arc::new(Service::new(access, timing, Arc::clone(&self.pace))?);
+        state.redfish = Some(Kept { user: access.user.clone(), password: access.password.clone(), tls: access.address.tls, pin: access.tls_pin, client: Arc::clone(&client) });
+        Ok(client)
+    }
+
+    fn ipmi(&self, access: &BmcAccess, port: u16, timing: Timing) -> Arc<Ipmi> {
+        let mut state = self.state();
+        if let Some(kept) = state.ipmi.as_ref().filter(|kept| kept.fits(access)) {
+            return Arc::clone(&kept.client);
+        }
+        let client = Arc::new(Ipmi::new(access, port, timing, Arc::clone(&self.pace)));
+        state.ipmi = Some(Kept { user: access.user.clone(), password: access.password.clone(), tls: access.address.tls, pin: None, client: Arc::clone(&client) });
+        client
+    }
+}
+
+/// The dialects to ask, in order.
+fn protocols(access: &BmcAccess, worked: Option<BmcProtocol>) -> Vec<BmcProtocol> {
+    match (access.address.protocol, worked.or(access.prefer)) {
+        (Some(only), _) => vec![only],
+        (None, Some(BmcProtocol::Ipmi)) => vec![BmcProtocol::Ipmi, BmcProtocol::Redfish],
+        (None, Some(BmcProtocol::Redfish) | None) => vec![BmcProtocol::Redfish, BmcProtocol::Ipmi],
+    }
+}
+
+/// One error for two dialects that both failed.
+fn both(first: Option<BmcError>, second: BmcError) -> BmcError {
+    match (first, second) {
+        (None, only) => only,
+        (Some(BmcError::Unreachable { address, why: a }), BmcError::Unreachable { why: b, .. }) => {
+            BmcError::Unreachable { address, why: if a == b { a } else { format!("{a}; and by the other protocol: {b}") } }
+        }
+        (Some(BmcError::Unreachable { address, why }), BmcError::Timeout { after, .. }) => {
+            BmcError::Unreachable { address, why: format!("{why}; and by the other protocol no answer came within {} s", after.as_secs()) }
+        }
+        (Some(BmcError::Unsupported { address, what: a }), BmcError::Unsupported { what: b, .. }) => BmcError::Unsupported { address, what: format!("{a}, nor {b}") },
+        // What is there but cannot do it says more than what is not there.
+        (Some(first @ BmcError::Unsupported { .. }), _) => first,
+        (Some(_), second @ BmcError::Unsupported { .. }) => second,
+        (Some(first), _) => first,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn access(address: &str, prefer: Option<BmcProtocol>) -> BmcAccess {
+        BmcAccess { address: address.parse().unwrap(), user: "u".into(), password: Secret::new("p".into()), tls_pin: None, prefer }
+    }
+
+    #[test]
+    fn an_address_that_names_its_protocol_is_asked_in_no_other() {
+        use BmcProtocol::{Ipmi, Redfish};
+        assert_eq!(protocols(&access("https://h", Some(Ipmi)), Some(Ipmi)), [Redfish]);
+        assert_eq!(protocols(&access("ipmi://h", None), None), [Ipmi]);
+        assert_eq!(protocols(&access("h", None), None), [Redfish, Ipmi]);
+        assert_eq!(protocols(&access("h", Some(Ipmi)), None), [Ipmi, Redfish]);
+        assert_eq!(protocols(&access("h", Some(Ipmi)), Some(Redfish)), [Redfish, Ipmi]);
+    }
+}
