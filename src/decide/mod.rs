@@ -3,4 +3,5 @@
 pub mod access;
 pub mod boot;
 pub mod discovery;
+pub mod target;
 pub mod workflow;

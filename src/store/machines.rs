@@ -437,6 +437,22 @@ impl Tx {
         Ok(())
     }
 
+    /// Notes that Hostler is about to write to this disk of the machine.
+    pub async fn add_written_disk(&mut self, machine: MachineId, disk: &DiskRef) -> Result<()> {
+        self.touch(Some(machine));
+        let id = machine.to_string();
+        let row: Option<(String, i64)> = in_tx!(self, c => sqlx::query_as("SELECT doc, rev FROM machines WHERE id = $1").bind(&id).fetch_optional(c).await)?;
+        let Some((text, rev)) = row else { return Err(StoreError::Conflict) };
+        let mut doc: Doc = from_json("machines", &id, &text)?;
+        if !doc.written_disks.contains(disk) {
+            doc.written_disks.push(disk.clone());
+        }
+        let text = to_json(&doc)?;
+        let changed = in_tx!(self, c => sqlx::query("UPDATE machines SET doc = $3, rev = rev + 1 WHERE id = $1 AND rev = $2")
+            .bind(&id).bind(rev).bind(&text).execute(c).await.map(|r| r.rows_affected()))?;
+        if changed == 1 { Ok(()) } else { Err(StoreError::Conflict) }
+    }
+
     /// Makes a machine's decision due.
     pub async fn make_due(&mut self, machine: MachineId, at: Timestamp) -> Result<()> {
         self.touch(Some(machine));

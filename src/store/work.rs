@@ -197,6 +197,25 @@ impl Tx {
         Ok(())
     }
 
+    /// Puts steps of a failed run back to pending, so that the run goes on from there.
+    pub async fn reset_steps_from(&mut self, run: RunId, index: u32) -> Result<()> {
+        in_tx!(self, c => sqlx::query(
+            "UPDATE steps SET state = 'pending', checkpoint = 'null', evidence = 'null', note = '', progress_done = NULL, progress_total = NULL,
+                started_at = NULL, ended_at = NULL, deadline_at = NULL, due_at = NULL, lease_owner = NULL, lease_until = NULL
+             WHERE run_id = $1 AND idx >= $2")
+            .bind(run.to_string()).bind(i64::from(index)).execute(c).await.map(|_| ()))?;
+        Ok(())
+    }
+
+    /// A step ran past its deadline: it is failed and its claim, if any, no longer counts.
+    pub async fn fail_overdue_step(&mut self, step: StepId, machine: MachineId, at: Timestamp) -> Result<()> {
+        self.touch(Some(machine));
+        in_tx!(self, c => sqlx::query(
+            "UPDATE steps SET state = 'failed', ended_at = $2, due_at = NULL, lease_owner = NULL, lease_until = NULL, fence = fence + 1 WHERE id = $1 AND state = 'running'")
+            .bind(step.to_string()).bind(at.0).execute(c).await.map(|_| ()))?;
+        Ok(())
+    }
+
     /// Ends a run.
     pub async fn end_run(&mut self, run: RunId, machine: MachineId, state: RunState, at: Timestamp) -> Result<()> {
         self.touch(Some(machine));

@@ -1,0 +1,104 @@
+//! One file per group of steps. Each call is check, act, verify: bounded, and safe to be called again after a crash.
+
+mod agent;
+mod power;
+mod system;
+mod target;
+
+use std::time::Duration;
+
+use crate::bmc::{Advice, BmcAccess, BmcError};
+use crate::clock;
+use crate::domain::bmc::BmcStatus;
+use crate::domain::id::MachineId;
+use crate::domain::time::Timestamp;
+use crate::domain::work::{StepKind, StepOutcome};
+use crate::engine::Engine;
+use crate::engine::execute::Context;
+use crate::secret::Place;
+use crate::store::StoreError;
+use crate::store::agent::AgentSession;
+
+/// Why a step's exchange failed. Whether trying again may help is decided where it is known.
+#[derive(Debug, thiserror::Error)]
+pub enum StepError {
+    #[error("{what}")]
+    Fault { code: String, what: String, remedy: String, passing: bool },
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl StepError {
+    /// Trouble that may pass by itself.
+    pub fn passing(code: impl Into<String>, what: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self::Fault { code: code.into(), what: what.into(), remedy: remedy.into(), passing: true }
+    }
+
+    /// Trouble that needs a person.
+    pub fn lasting(code: impl Into<String>, what: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self::Fault { code: code.into(), what: what.into(), remedy: remedy.into(), passing: false }
+    }
+}
+
+impl From<BmcError> for StepError {
+    fn from(e: BmcError) -> Self {
+        Self::Fault { code: e.code().to_owned(), what: e.to_string(), remedy: e.remedy().to_owned(), passing: e.advice() == Advice::Retry }
+    }
+}
+
+/// An agent that was heard within this time is there: it polls every 30 s at most, and one poll may be lost.
+pub const AGENT_ALIVE: Duration = Duration::from_secs(75);
+
+/// Whether the agent of a machine is there right now.
+pub fn is_alive(session: &AgentSession, now: Timestamp) -> bool {
+    now.since(session.last_seen_at) < AGENT_ALIVE
+}
+
+/// Makes the exchange that the step calls for.
+pub(crate) async fn perform(context: &mut Context) -> Result<StepOutcome, StepError> {
+    match context.step.kind {
+        StepKind::ContactBmc => power::contact_bmc(context).await,
+        StepKind::CheckTarget => target::check_target(context).await,
+        StepKind::BootRamdisk => power::boot_ramdisk(context).await,
+        StepKind::WaitAgent => agent::wait_agent(context).await,
+        StepKind::Inventory => agent::take_inventory(context).await,
+        StepKind::WriteImage => agent::write_image(context).await,
+        StepKind::BootDisk => system::boot_disk(context).await,
+        StepKind::WaitSystem => system::wait_system(context).await,
+        StepKind::WipeDisks => agent::wipe_disks(context).await,
+        StepKind::PowerOff => power::power_off(context).await,
+    }
+}
+
+impl Engine {
+    /// What is needed to talk to a machine's BMC; `None` when none is known.
+    pub async fn bmc_access(&self, machine: MachineId, status: &BmcStatus) -> Result<Option<BmcAccess>, StepError> {
+        let Some(sealed) = self.store.bmc_sealed_password(machine).await? else { return Ok(None) };
+        let row = machine.to_string();
+        let password = self.sealer.unseal(&sealed, Place { table: "bmcs", row: &row, column: "password" }).map_err(|e| {
+            StepError::lasting("bmc_password_sealed", format!("the BMC password cannot be opened: {e}"), "enter the BMC's password again, then retry")
+        })?;
+        Ok(Some(BmcAccess { address: status.address.clone(), user: status.user.clone(), password, tls_pin: status.tls_pin, prefer: status.protocol }))
+    }
+
+    /// Records what an exchange with the BMC showed.
+    pub async fn note_bmc(&self, machine: MachineId, change: impl FnOnce(&mut BmcStatus, Timestamp)) -> Result<(), StoreError> {
+        let Some(mut status) = self.store.machine(machine).await?.and_then(|m| m.bmc) else { return Ok(()) };
+        change(&mut status, clock::now());
+        let mut tx = self.store.begin().await?;
+        tx.update_bmc(machine, &status).await?;
+        tx.commit().await
+    }
+
+    /// Records a failed exchange, so that the page shows it while the step retries.
+    pub async fn note_bmc_failure(&self, machine: MachineId, e: &BmcError) -> Result<(), StoreError> {
+        let text = e.to_string();
+        self.note_bmc(machine, |status, _| {
+            let (failures, paused_until) = self.bmcs.login_failures(&status.address);
+            status.auth_failures = failures;
+            status.paused_until = paused_until;
+            status.fault = Some(text);
+        })
+        .await
+    }
+}

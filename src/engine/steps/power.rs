@@ -1,0 +1,165 @@
+//! Steps that go through the BMC: first contact, boot into the ramdisk, power off.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::bmc::{Answer, BmcAccess, BmcError};
+use crate::domain::power::{BootDevice, FirmwareKind, PowerAction, PowerState};
+use crate::domain::time::Timestamp;
+use crate::domain::work::StepOutcome;
+use crate::engine::execute::{Context, json};
+use crate::engine::steps::{StepError, is_alive};
+
+/// After a restart of this process, how long a power command that may have gone out is given to show signs of life
+/// before it is sent again.
+const SIGNS_WITHIN: Duration = Duration::from_secs(60);
+
+/// Runs one BMC exchange and records what it showed.
+pub(super) async fn exchange<T>(context: &Context, outcome: Result<Answer<T>, BmcError>) -> Result<T, StepError> {
+    let id = context.machine.id;
+    match outcome {
+        Ok(answer) => {
+            let (protocol, pin) = (answer.protocol, answer.tls_pin);
+            context
+                .engine
+                .note_bmc(id, |status, now| {
+                    status.protocol = Some(protocol);
+                    status.tls_pin = status.tls_pin.or(pin);
+                    status.last_ok_at = Some(now);
+                    status.fault = None;
+                    status.auth_failures = 0;
+                    status.paused_until = None;
+                })
+                .await?;
+            Ok(answer.value)
+        }
+        Err(e) => {
+            context.engine.note_bmc_failure(id, &e).await?;
+            Err(e.into())
+        }
+    }
+}
+
+pub(super) async fn access(context: &Context) -> Result<Option<BmcAccess>, StepError> {
+    match &context.machine.bmc {
+        Some(status) => context.engine.bmc_access(context.machine.id, status).await,
+        None => Ok(None),
+    }
+}
+
+/// Identity and power state; refuses a BMC that belongs to another machine.
+pub(super) async fn contact_bmc(context: &mut Context) -> Result<StepOutcome, StepError> {
+    let Some(access) = access(context).await? else {
+        return Ok(StepOutcome::Skipped { note: "no BMC is known; power is switched by hand".to_owned() });
+    };
+    let id = context.machine.id;
+    let identity = exchange(context, context.engine.bmcs.identity(id, &access).await).await?;
+    if let (Some(theirs), Some(ours)) = (&identity.serial, &context.machine.serial)
+        && theirs.parse::<crate::domain::id::Serial>().is_ok()
+        && !theirs.trim().eq_ignore_ascii_case(ours.as_str())
+    {
+        return Err(StepError::lasting(
+            "bmc_of_another_machine",
+            format!("the BMC at {} says it belongs to the machine with serial {theirs}, not to {} with serial {ours}", access.address, context.machine.name),
+            "correct the BMC address of this machine (packing list, cabling), then retry",
+        ));
+    }
+    let power = exchange(context, context.engine.bmcs.power(id, &access).await).await?;
+    let evidence = json(&identity);
+    context
+        .engine
+        .note_bmc(id, |status, now| {
+            status.identity = identity;
+            status.power = Some(power);
+            status.power_seen_at = Some(now);
+        })
+        .await?;
+    Ok(StepOutcome::Done { evidence, note: format!("the BMC at {} answers, power is {power}", access.address) })
+}
+
+#[derive(Default, Serialize, Deserialize)]
+#[serde(default)]
+struct BootMemory {
+    /// When the power command was begun; before that nothing went out.
+    begun_at: Option<Timestamp>,
+}
+
+/// Boot once from the network and a power cycle, with evidence that it happened.
+pub(super) async fn boot_ramdisk(context: &mut Context) -> Result<StepOutcome, StepError> {
+    let id = context.machine.id;
+    if let Some(session) = context.engine.store.newest_agent_session(id).await?
+        && is_alive(&session, context.now)
+    {
+        return Ok(StepOutcome::Done { evidence: serde_json::json!({ "agent": session.session }), note: "the agent is there already".to_owned() });
+    }
+    let memory: BootMemory = serde_json::from_value(context.memory.data.clone()).unwrap_or_default();
+    let Some(access) = access(context).await? else {
+        return Ok(StepOutcome::Done {
+            evidence: serde_json::Value::Null,
+            note: "no BMC is known: power the machine on, or restart it, with network boot first".to_owned(),
+        });
+    };
+    // A command may have gone out before this process died: look for signs of life before sending it again.
+    if let Some(begun) = memory.begun_at {
+        let booted = context.engine.store.boots(id, 1).await?.first().is_some_and(|b| b.last_at >= begun);
+        if booted {
+            return Ok(StepOutcome::Done { evidence: serde_json::json!({ "boot_seen_after": begun }), note: "its network boot has begun".to_owned() });
+        }
+        if context.step.attempts > context.memory.failures && context.now.since(begun) < SIGNS_WITHIN {
+            return Ok(StepOutcome::Again {
+                checkpoint: json(&memory),
+                after: Duration::from_secs(2),
+                note: "a power command was under way when the service stopped; looking for signs that it happened".to_owned(),
+            });
+        }
+    }
+    let firmware = context.machine.firmware.unwrap_or(FirmwareKind::Uefi);
+    let bmcs = context.engine.bmcs.clone();
+    context.memory.data = json(&BootMemory { begun_at: Some(context.now) });
+    context.begin_attempt().await?;
+    let set = exchange(context, bmcs.set_boot_once(id, &access, BootDevice::Network, firmware).await).await?;
+    let before = exchange(context, bmcs.power(id, &access).await).await?;
+    let action = match before {
+        PowerState::Off => PowerAction::On,
+        PowerState::On | PowerState::Changing => PowerAction::Cycle,
+    };
+    exchange(context, bmcs.set_power(id, &access, action).await).await?;
+    context
+        .engine
+        .note_bmc(id, |status, now| {
+            status.power = Some(PowerState::On);
+            status.power_seen_at = Some(now);
+        })
+        .await?;
+    let evidence = serde_json::json!({ "boot": "network", "boot_set": format!("{set:?}"), "firmware": firmware, "power_before": before, "power_action": action });
+    Ok(StepOutcome::Done { evidence, note: format!("network boot set, power {action} accepted by the BMC") })
+}
+
+/// Ready machines rest powered off where a BMC can wake them.
+pub(super) async fn power_off(context: &mut Context) -> Result<StepOutcome, StepError> {
+    let id = context.machine.id;
+    if !context.engine.settings.power_off_ready {
+        return Ok(StepOutcome::Skipped { note: "ready machines stay on (configuration)".to_owned() });
+    }
+    let Some(access) = access(context).await? else {
+        return Ok(StepOutcome::Skipped { note: "no BMC is known: the agent stays in the ramdisk and waits".to_owned() });
+    };
+    let bmcs = context.engine.bmcs.clone();
+    let before = exchange(context, bmcs.power(id, &access).await).await?;
+    if before != PowerState::Off {
+        context.begin_attempt().await?;
+        exchange(context, bmcs.set_power(id, &access, PowerAction::Off).await).await?;
+    }
+    context
+        .engine
+        .note_bmc(id, |status, now| {
+            status.power = Some(PowerState::Off);
+            status.power_seen_at = Some(now);
+        })
+        .await?;
+    let mut tx = context.engine.store.begin().await?;
+    tx.end_agent_sessions(id).await?;
+    tx.commit().await?;
+    Ok(StepOutcome::Done { evidence: serde_json::json!({ "power_before": before, "power": "off" }), note: "powered off, the BMC confirms it".to_owned() })
+}
