@@ -19,6 +19,12 @@ pub mod bmc;
 pub mod secret;
 #[cfg(feature = "server")]
 pub mod store;
+// level 4
+#[cfg(feature = "server")]
+pub mod engine;
+// level 5
+#[cfg(feature = "server")]
+pub mod app;
 // side
 #[cfg(any(feature = "agent", feature = "server"))]
 pub mod agent;

@@ -116,7 +116,7 @@ async fn run_writer(store: std::sync::Weak<crate::store::Inner>, mut queue: mpsc
         for (_, done) in batch.drain(..) {
             if let Some(done) = done {
                 // A caller that went away does not mind.
-                drop(done.send(outcome.as_ref().map(|()| ()).map_err(ToString::to_string)));
+                drop(done.send(outcome.as_ref().copied().map_err(ToString::to_string)));
             }
         }
     }

@@ -1,0 +1,413 @@
+//! What machines say about themselves: agents' hellos, results, inventories and logs, and the calls of deployed systems.
+//! Everything here comes from the provisioning network and is hostile until proven: capped, matched, never obeyed.
+
+use std::time::Duration;
+
+use tokio::sync::broadcast::error::RecvError;
+
+use crate::clock;
+use crate::decide::discovery::{Evidence, Join, Source, join};
+use crate::domain::boot::BootStage;
+use crate::domain::event::{NewEvent, Severity};
+use crate::domain::id::{EventId, MachineId, Mac, Name, RunId, TaskId};
+use crate::domain::inventory::Inventory;
+use crate::domain::machine::{BootIntent, Hardware, Lifecycle, Machine, Want};
+use crate::domain::time::Timestamp;
+use crate::store::agent::{AgentSession, TaskState};
+use crate::store::facts::{BootMarkFact, Fact};
+use crate::store::{Store, StoreError, Tx, token_hash};
+use crate::wire::agent::{Hello, LogBatch, Order, PROTOCOL, ProgressReply, Task, TaskProgress, TaskResult, Welcome};
+
+/// The longest a long-poll is held; the agent asks for at most this.
+const MAX_WAIT: Duration = Duration::from_secs(30);
+/// Lines taken from one log batch, and characters from one line.
+const MAX_LOG_LINES: usize = 500;
+const MAX_LOG_TEXT: usize = 2000;
+/// Tries when another writer changed the machine between our read and our write.
+const TRIES: u32 = 5;
+
+#[derive(Debug, thiserror::Error)]
+pub enum IntakeError {
+    /// Shown to the agent, and on its console.
+    #[error("{0}")]
+    Refused(String),
+    /// The token is not (or no longer) good.
+    #[error("this agent session is over; restart the machine")]
+    Unauthorized,
+    /// The order was withdrawn, or is not this machine's.
+    #[error("the task was withdrawn")]
+    Gone,
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+type Result<T> = std::result::Result<T, IntakeError>;
+
+/// Takes in what agents and deployed systems send. Cheap to clone.
+#[derive(Clone)]
+pub struct Intake {
+    store: Store,
+}
+
+impl Intake {
+    pub fn new(store: Store) -> Self {
+        Self { store }
+    }
+
+    /// An agent says hello: finds or makes the machine's record, opens a session.
+    pub async fn hello(&self, hello: Hello) -> Result<Welcome> {
+        if hello.protocol == 0 || hello.protocol > PROTOCOL {
+            return Err(IntakeError::Refused(format!("this agent speaks protocol {}, the service {PROTOCOL}; build the ramdisk again (pxe/build)", hello.protocol)));
+        }
+        let mut inventory = hello.inventory;
+        let notes = inventory.cap();
+        let token = clock::fresh_token();
+        for _ in 0..TRIES {
+            match self.try_hello(&hello.nonce, hello.session, &inventory, &notes, &token).await {
+                Err(IntakeError::Store(StoreError::Conflict)) => {}
+                other => return other,
+            }
+        }
+        Err(IntakeError::Store(StoreError::Conflict))
+    }
+
+    async fn try_hello(&self, nonce: &str, session: uuid::Uuid, inventory: &Inventory, notes: &[String], token: &str) -> Result<Welcome> {
+        let now = clock::now();
+        let evidence = evidence_of(inventory);
+        if evidence.macs.is_empty() {
+            return Err(IntakeError::Refused("the agent reported no network card, so it cannot be told which machine this is".to_owned()));
+        }
+        let candidates = self.store.machines_by_evidence(evidence.uuid, evidence.serial.as_ref(), &evidence.macs, None).await?;
+        let mut tx = self.store.begin().await?;
+        let Some(used) = tx.use_boot_nonce(nonce, session, now).await? else {
+            return Err(IntakeError::Refused("this boot's one-time word is unknown, used or older than 20 minutes; restart the machine from the network".to_owned()));
+        };
+        if !evidence.macs.contains(&used.mac) {
+            return Err(IntakeError::Refused(format!("this boot was given to {}, which is not a network card of this machine", used.mac)));
+        }
+        let mut machine = match join(&evidence, &candidates) {
+            Join::Same { machine, new_macs, lost_macs } => {
+                let Some(mut m) = candidates.iter().find(|c| c.id == machine).cloned() else {
+                    return Err(IntakeError::Store(StoreError::Conflict));
+                };
+                note_nics(&mut tx, &mut m, &candidates, &new_macs, &lost_macs, now).await?;
+                m
+            }
+            Join::New { twin_of } => {
+                let m = new_machine(&self.store, &evidence, now).await?;
+                tx.insert_machine(&m).await?;
+                let text = format!("{} was discovered: its agent said hello from {}.", m.name, used.mac);
+                say(&mut tx, &m, "machine.discovered", Severity::Info, text, now).await?;
+                if let Some(twin) = twin_of.and_then(|t| candidates.iter().find(|c| c.id == t)) {
+                    let text = format!("{} has the system UUID or serial of {}, but is another machine: they are kept apart.", m.name, twin.name);
+                    say(&mut tx, &m, "machine.twin", Severity::Warning, text, now).await?;
+                }
+                m
+            }
+            Join::Unclear { why } => return Err(IntakeError::Refused(format!("this machine cannot be told from others: {why}; forget one of them"))),
+        };
+        tx.adopt_boots(used.mac, machine.id).await?;
+        note_inventory(&mut tx, &mut machine, inventory, now).await?;
+        for note in notes {
+            say(&mut tx, &machine, "machine.inventory_cut", Severity::Warning, note.clone(), now).await?;
+        }
+        machine.first_seen_at = machine.first_seen_at.or(Some(now));
+        machine.last_seen_at = Some(now);
+        tx.insert_agent_session(token, nonce, machine.id, session, now).await?;
+        if wants_its_disk(&machine) {
+            // It should run its system, but came into the ramdisk (a changed card, a lost boot order): send it on.
+            tx.insert_task(TaskId(clock::fresh_uuid()), machine.id, None, 0, &Order::RebootToDisk { disk: machine.written_disks.first().cloned() }, now).await?;
+            say(&mut tx, &machine, "machine.sent_to_disk", Severity::Warning, format!("{} booted the ramdisk though it runs a system; it is restarted from its disk.", machine.name), now).await?;
+        }
+        tx.update_machine(&machine, Some(now)).await?;
+        tx.wake_machine_step(machine.id, now).await?;
+        tx.commit().await?;
+        self.mark(used.mac, Some(machine.id), BootStage::Agent, "");
+        Ok(Welcome { machine: machine.id, name: machine.name, token: token.to_owned() })
+    }
+
+    /// Who this agent is.
+    pub async fn session(&self, token: &str) -> Result<AgentSession> {
+        let now = clock::now();
+        let session = self.store.agent_session(token, now).await?.ok_or(IntakeError::Unauthorized)?;
+        // A lost note of life costs nothing: the next request brings another.
+        if now.since(session.last_seen_at) > Duration::from_secs(5) {
+            self.store.facts().offer(Fact::AgentSeen { token_hash: token_hash(token), machine: session.machine, at: now });
+        }
+        Ok(session)
+    }
+
+    /// The next order, waiting up to `wait` for one.
+    pub async fn next_task(&self, session: &AgentSession, wait: Duration) -> Result<Option<Task>> {
+        let mut changes = self.store.changes();
+        let end = tokio::time::Instant::now() + wait.min(MAX_WAIT);
+        loop {
+            if let Some(task) = self.store.open_task(session.machine).await? {
+                return Ok(Some(task));
+            }
+            // A hint for this machine, or a look every 2 s for what another replica wrote.
+            let look = tokio::time::Instant::now() + Duration::from_secs(2);
+            loop {
+                let hint = tokio::time::timeout_at(look.min(end), changes.recv()).await;
+                match hint {
+                    Ok(Ok(change)) if change.machine == Some(session.machine) => break,
+                    Ok(Ok(_)) => {}
+                    Ok(Err(RecvError::Lagged(_))) => break,
+                    Ok(Err(RecvError::Closed)) | Err(_) => break,
+                }
+            }
+            if tokio::time::Instant::now() >= end {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// How far an order came; says whether to stop.
+    pub async fn progress(&self, session: &AgentSession, id: TaskId, progress: TaskProgress) -> Result<ProgressReply> {
+        let task = self.store.task(id).await?.filter(|t| t.machine == session.machine).ok_or(IntakeError::Gone)?;
+        if task.state == TaskState::Open {
+            let phase = progress.phase.chars().take(40).collect();
+            let fact = Fact::TaskProgress { task: id, machine: session.machine, at: clock::now(), phase, done: progress.done, total: progress.total };
+            self.store.facts().offer(fact);
+        }
+        Ok(ProgressReply { cancel: task.state == TaskState::Withdrawn })
+    }
+
+    /// The result of an order. The same result again changes nothing.
+    pub async fn result(&self, session: &AgentSession, id: TaskId, result: TaskResult) -> Result<()> {
+        let task = self.store.task(id).await?.filter(|t| t.machine == session.machine).ok_or(IntakeError::Gone)?;
+        match task.state {
+            TaskState::Open => {}
+            TaskState::Done => return Ok(()),
+            TaskState::Withdrawn => return Err(IntakeError::Gone),
+        }
+        let now = clock::now();
+        let mut tx = self.store.begin().await?;
+        if let Some(step) = tx.finish_task(id, session.machine, &cut(result), now).await? {
+            tx.wake_step(step, now).await?;
+        }
+        tx.commit().await?;
+        Ok(())
+    }
+
+    /// A fresh inventory within a session.
+    pub async fn inventory(&self, session: &AgentSession, mut inventory: Inventory) -> Result<()> {
+        let notes = inventory.cap();
+        for _ in 0..TRIES {
+            let now = clock::now();
+            let mut machine = self.store.machine(session.machine).await?.ok_or(IntakeError::Unauthorized)?;
+            let mut tx = self.store.begin().await?;
+            note_inventory(&mut tx, &mut machine, &inventory, now).await?;
+            for note in &notes {
+                say(&mut tx, &machine, "machine.inventory_cut", Severity::Warning, note.clone(), now).await?;
+            }
+            match tx.update_machine(&machine, Some(now)).await {
+                Ok(()) => {
+                    tx.commit().await?;
+                    return Ok(());
+                }
+                Err(StoreError::Conflict) => {}
+                Err(e) => return Err(e.into()),
+            }
+        }
+        Err(IntakeError::Store(StoreError::Conflict))
+    }
+
+    /// Lines of an agent's log.
+    pub fn log(&self, session: &AgentSession, batch: LogBatch) {
+        let at = clock::now();
+        for line in batch.lines.into_iter().take(MAX_LOG_LINES) {
+            let level = match line.level.as_str() {
+                known @ ("error" | "warn" | "info" | "debug") => known.to_owned(),
+                _ => "info".to_owned(),
+            };
+            let uptime_secs = if line.uptime_secs.is_finite() { line.uptime_secs } else { 0.0 };
+            let fact = Fact::AgentLog {
+                machine: session.machine,
+                at,
+                uptime_secs,
+                level,
+                line: printable(&line.text, MAX_LOG_TEXT),
+                id: clock::fresh_uuid(),
+            };
+            if !self.store.facts().offer(fact) {
+                tracing::warn!(machine = %session.machine, "agent log lines were dropped: the store is behind");
+                return;
+            }
+        }
+    }
+
+    /// A deployed system calls home. Unknown and used tokens are told the same: nothing.
+    pub async fn phone_home(&self, token: &str, body: &str) -> Result<bool> {
+        let now = clock::now();
+        let mut tx = self.store.begin().await?;
+        let Some((machine, run)) = tx.note_phone_home(token, &printable(body, 4000), now).await? else { return Ok(false) };
+        let name = self.store.machine(machine).await?.map_or_else(|| machine.to_string(), |m| m.name.to_string());
+        let event = NewEvent {
+            machine: Some(machine),
+            run: Some(run),
+            kind: "machine.system_up",
+            severity: Severity::Info,
+            text: format!("The system on {name} reported in."),
+            actor: "system".to_owned(),
+        };
+        tx.insert_event(EventId(clock::fresh_uuid()), now, &event).await?;
+        tx.wake_machine_step(machine, now).await?;
+        tx.commit().await?;
+        if let Some(m) = self.store.machine(machine).await?
+            && let Some(mac) = m.macs.first()
+        {
+            self.mark(*mac, Some(machine), BootStage::System, "cloud-init called home");
+        }
+        Ok(true)
+    }
+
+    fn mark(&self, mac: Mac, machine: Option<MachineId>, stage: BootStage, note: &str) {
+        let mark = BootMarkFact { mac, machine, client: None, stage, at: clock::now(), note: note.to_owned(), fresh: clock::fresh_uuid() };
+        self.store.facts().offer(Fact::BootMark(mark));
+    }
+}
+
+/// A machine that has a system of ours and nothing under way belongs on its disk.
+fn wants_its_disk(m: &Machine) -> bool {
+    let settled = m.lifecycle == Lifecycle::Active && m.want == Want::Nothing && m.current_run.is_none();
+    let booting = m.lifecycle == Lifecycle::Deploying && m.boot_intent == Some(BootIntent::LocalDisk);
+    settled || booting
+}
+
+fn evidence_of(inventory: &Inventory) -> Evidence {
+    Evidence {
+        uuid: inventory.system.uuid.filter(|u| u.is_usable()),
+        serial: inventory.system.serial.clone(),
+        macs: inventory.nics.iter().map(|n| n.mac).collect(),
+        source: Source::Agent,
+    }
+}
+
+async fn new_machine(store: &Store, evidence: &Evidence, now: Timestamp) -> Result<Machine> {
+    let name = free_name(store, evidence).await?;
+    Ok(blank_machine(MachineId(clock::fresh_uuid()), name, evidence, now))
+}
+
+/// A machine of which nothing but its evidence is known.
+pub fn blank_machine(id: MachineId, name: Name, evidence: &Evidence, now: Timestamp) -> Machine {
+    Machine {
+        id,
+        rev: 1,
+        name,
+        lifecycle: Lifecycle::Discovered,
+        lifecycle_since: now,
+        want: Want::Nothing,
+        serial: evidence.serial.clone(),
+        uuid: evidence.uuid,
+        macs: evidence.macs.clone(),
+        arch: None,
+        firmware: None,
+        place: None,
+        boot_intent: None,
+        hardware: None,
+        image: None,
+        written_disks: Vec::new(),
+        fault: None,
+        hold: None,
+        bmc: None,
+        current_run: None,
+        created_at: now,
+        first_seen_at: None,
+        last_seen_at: None,
+        accepted_at: None,
+        why: String::new(),
+    }
+}
+
+/// The serial as a hostname, or `m-` and the first MAC; with a number behind it when that name is taken.
+pub async fn free_name(store: &Store, evidence: &Evidence) -> Result<Name> {
+    let mac = evidence.macs.first().map(|m| format!("m-{}", m.to_string().replace(':', "")));
+    let wish = evidence.serial.as_ref().and_then(|s| Name::nearest(s.as_str())).map(|n| n.to_string()).or(mac).unwrap_or_else(|| "machine".to_owned());
+    let wish: String = wish.chars().take(55).collect();
+    for n in 1..10_000 {
+        let text = if n == 1 { wish.clone() } else { format!("{}-{n}", wish.trim_end_matches('-')) };
+        let Some(name) = Name::nearest(&text) else { continue };
+        if !store.find_machines(name.as_str()).await?.iter().any(|m| m.name == name) {
+            return Ok(name);
+        }
+    }
+    Err(IntakeError::Refused(format!("no free name like {wish} was found")))
+}
+
+/// Puts what an inventory says into the machine's record; identity that changed is said as an event.
+async fn note_inventory(tx: &mut Tx, m: &mut Machine, inventory: &Inventory, now: Timestamp) -> Result<()> {
+    let system = &inventory.system;
+    if let (Some(old), Some(new)) = (&m.serial, &system.serial)
+        && !old.as_str().eq_ignore_ascii_case(new.as_str())
+    {
+        let text = format!("The serial of {} changed from {old} to {new}.", m.name);
+        say(tx, m, "machine.serial_changed", Severity::Warning, text, now).await?;
+    }
+    let uuid = system.uuid.filter(|u| u.is_usable());
+    if let (Some(old), Some(new)) = (m.uuid, uuid)
+        && old != new
+    {
+        let text = format!("The system UUID of {} changed from {old} to {new}: its board was replaced.", m.name);
+        say(tx, m, "machine.uuid_changed", Severity::Warning, text, now).await?;
+    }
+    m.serial = system.serial.clone().or_else(|| m.serial.clone());
+    m.uuid = uuid.or(m.uuid);
+    m.arch = inventory.arch.or(m.arch);
+    m.firmware = inventory.firmware.kind.or(m.firmware);
+    m.hardware = Some(Hardware::of(inventory, now));
+    let macs: Vec<Mac> = inventory.nics.iter().map(|n| n.mac).collect();
+    tx.put_macs(m.id, &macs, now).await?;
+    tx.put_inventory(m.id, now, inventory).await?;
+    Ok(())
+}
+
+/// New and lost network cards of a known machine, as events; a card that another machine had moved over.
+async fn note_nics(tx: &mut Tx, m: &mut Machine, candidates: &[Machine], new: &[Mac], lost: &[Mac], now: Timestamp) -> Result<()> {
+    let list = |macs: &[Mac]| macs.iter().map(Mac::to_string).collect::<Vec<_>>().join(", ");
+    for mac in lost {
+        tx.delete_mac(m.id, *mac).await?;
+    }
+    for other in candidates.iter().filter(|c| c.id != m.id) {
+        let moved: Vec<Mac> = new.iter().copied().filter(|mac| other.macs.contains(mac)).collect();
+        if !moved.is_empty() {
+            let text = format!("The network card {} moved from {} to {}.", list(&moved), other.name, m.name);
+            say(tx, other, "machine.nic_moved", Severity::Warning, text, now).await?;
+        }
+    }
+    // The first agent of a machine from a packing list brings its other cards: nothing to tell.
+    let known_before = m.hardware.is_some();
+    let text = match (new.is_empty(), lost.is_empty()) {
+        (true, true) => return Ok(()),
+        (false, false) => format!("{}: network card {} is gone, {} is new (swapped).", m.name, list(lost), list(new)),
+        (false, true) => format!("{}: network card {} is new.", m.name, list(new)),
+        (true, false) => format!("{}: network card {} is gone.", m.name, list(lost)),
+    };
+    m.macs.retain(|mac| !lost.contains(mac));
+    m.macs.extend(new);
+    if known_before {
+        say(tx, m, "machine.nic_swapped", Severity::Warning, text, now).await?;
+    }
+    Ok(())
+}
+
+async fn say(tx: &mut Tx, m: &Machine, kind: &'static str, severity: Severity, text: String, now: Timestamp) -> Result<()> {
+    let run: Option<RunId> = m.current_run;
+    let event = NewEvent { machine: Some(m.id), run, kind, severity, text, actor: "agent".to_owned() };
+    tx.insert_event(EventId(clock::fresh_uuid()), now, &event).await?;
+    Ok(())
+}
+
+/// Control characters become spaces: a log line is one line, and no terminal obeys it.
+fn printable(text: &str, max: usize) -> String {
+    text.chars().take(max).map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+fn cut(result: TaskResult) -> TaskResult {
+    match result {
+        TaskResult::Ok { evidence } => TaskResult::Ok { evidence },
+        TaskResult::Failed { code, message, retry } => {
+            TaskResult::Failed { code: printable(&code, 64), message: printable(&message, 1000), retry }
+        }
+    }
+}
