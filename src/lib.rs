@@ -22,6 +22,8 @@ pub mod store;
 // level 4
 #[cfg(feature = "server")]
 pub mod engine;
+#[cfg(feature = "server")]
+pub mod netboot;
 // level 5
 #[cfg(feature = "server")]
 pub mod app;

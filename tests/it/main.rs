@@ -1,0 +1,3 @@
+//! Socket and process tests, one binary. All traffic stays on 127.0.0.0/8.
+
+mod tftp;
