@@ -7,13 +7,13 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use crate::Res;
 use crate::hostler::Hostler;
 use crate::ipmi_bmc::{self, IpmiBmc};
 use crate::net::{Site, World};
 use crate::proc::{output, wait_for};
 use crate::redfish_bmc::{self, RedfishBmc};
 use crate::vm::{Console, Firmware, OVMF_CODE, OVMF_CODE_SECBOOT, OVMF_VARS, SEABIOS, Spec, has_tool};
-use crate::{Res, lab_dir};
 
 pub struct Case {
     pub name: &'static str,
@@ -121,7 +121,7 @@ pub fn missing_for(case: &Case) -> Option<String> {
 
 /// The stage of a test: one server with its BMC, and the service. Taken down in this order.
 struct Stage {
-    console: Console,
+    _console: Console,
     bmc: Bmc,
     key: PathBuf,
     spec: Spec,
@@ -155,7 +155,7 @@ impl Stage {
             Protocol::Redfish => Bmc::Redfish(RedfishBmc::start(&world, &spec)?),
             Protocol::Ipmi => Bmc::Ipmi(IpmiBmc::start(&world, &spec)?),
         };
-        Ok(Self { console, bmc, key, spec, world })
+        Ok(Self { _console: console, bmc, key, spec, world })
     }
 
     /// The packing list that comes with the server.
@@ -189,7 +189,16 @@ impl Stage {
     fn ssh(&self, command: &str) -> Res<String> {
         let address = self.world.address_of(self.spec.mac)?.ok_or("the deployed system has no address")?;
         let mut ssh = self.world.command("ssh");
-        ssh.args(["-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o", "BatchMode=yes", "-o", "ConnectTimeout=20"]);
+        ssh.args([
+            "-o",
+            "StrictHostKeyChecking=no",
+            "-o",
+            "UserKnownHostsFile=/dev/null",
+            "-o",
+            "BatchMode=yes",
+            "-o",
+            "ConnectTimeout=20",
+        ]);
         ssh.args(["-o", "LogLevel=ERROR", "-F", "none", "-i"]).arg(&self.key).args([&format!("debian@{address}"), command]);
         output(&mut ssh)
     }

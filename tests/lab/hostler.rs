@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use crate::Res;
 use crate::net::{BRIDGE, SERVER, Site, World};
 use crate::proc::{Proc, output, wait_for};
-use crate::Res;
 
 pub const PROGRAM: &str = env!("CARGO_BIN_EXE_hostler");
 const LISTEN: &str = "127.0.0.1:8080";
@@ -29,7 +29,9 @@ impl<'w> Hostler<'w> {
         output(world.command(PROGRAM).args(["netboot", "setup", "--state", &shown, "--pxe", &pxe.display().to_string()]))?;
         let netboot = format!("{SERVER}:8081");
         let mut args: Vec<String> =
-            ["serve", "--state", &shown, "--listen", LISTEN, "--netboot-interface", BRIDGE, "--netboot-listen", &netboot].map(str::to_owned).into();
+            ["serve", "--state", &shown, "--listen", LISTEN, "--netboot-interface", BRIDGE, "--netboot-listen", &netboot]
+                .map(str::to_owned)
+                .into();
         args.extend(
             match site {
                 Site::Router => ["--dhcp", "authoritative", "--dhcp-range", "10.77.0.100-10.77.0.199"].as_slice(),
@@ -62,10 +64,6 @@ impl<'w> Hostler<'w> {
         self.service.kill();
         self.service = Self::spawn(self.world, &self.args)?;
         self.wait_until_it_answers()
-    }
-
-    pub fn check(&mut self) -> Res<()> {
-        self.service.check()
     }
 
     /// `hostler ARGS --json` as a user of this machine with the local token; the answer's JSON.
@@ -125,7 +123,16 @@ fn timeline(machine: &Value) -> String {
         for step in list(&run["steps"]) {
             for (key, word) in [("started_at", "begins"), ("ended_at", "ends")] {
                 if let Some(at) = micros(&step[key]) {
-                    lines.push((at, format!("run   {} {} {word}: {} {}", text(&run["kind"]), text(&step["kind"]), text(&step["state"]), text(&step["note"]))));
+                    lines.push((
+                        at,
+                        format!(
+                            "run   {} {} {word}: {} {}",
+                            text(&run["kind"]),
+                            text(&step["kind"]),
+                            text(&step["state"]),
+                            text(&step["note"])
+                        ),
+                    ));
                 }
             }
         }

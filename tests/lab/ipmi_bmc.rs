@@ -14,10 +14,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use crate::Res;
 use crate::net::{SERVER, World};
 use crate::proc::{Proc, output, wait_for};
 use crate::vm::{BootFrom, Qemu, Spec};
-use crate::Res;
 
 pub const ADDRESS: &str = "10.77.1.2";
 pub const USER: &str = "admin";

@@ -70,7 +70,7 @@ fn main() -> ExitCode {
 
 /// On a thread of its own, so that a panic is a failed test and its guards still take everything down.
 fn run_one(case: &'static cases::Case) -> Res<()> {
-    let thread = std::thread::Builder::new().name(case.name.to_owned()).spawn(|| (case.run)(case));
+    let thread = std::thread::Builder::new().name(case.name.to_owned()).spawn(move || (case.run)(case));
     let thread = thread.map_err(|e| format!("cannot start a thread: {e}"))?;
     thread.join().unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<String>().cloned().or_else(|| panic.downcast_ref::<&str>().map(|s| (*s).to_owned()));

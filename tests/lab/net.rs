@@ -131,7 +131,9 @@ impl World {
         output(&mut inside(&["sh", "-euc", set_up]))?;
         let role = match site {
             Site::Router => "dhcp-range=fd77::,ra-only,64,10m\nenable-ra\n".to_owned(),
-            Site::DhcpServer => format!("dhcp-authoritative\ndhcp-range=10.77.0.100,10.77.0.199,255.255.255.0,10m\ndhcp-option=option:router,{SERVER}\n"),
+            Site::DhcpServer => {
+                format!("dhcp-authoritative\ndhcp-range=10.77.0.100,10.77.0.199,255.255.255.0,10m\ndhcp-option=option:router,{SERVER}\n")
+            }
         };
         let conf = format!(
             "user=root\nport=0\nbind-interfaces\ninterface=eth0\nexcept-interface=lo\nlog-dhcp\nlog-facility=-\nno-ping\ndhcp-leasefile={}\n{role}",

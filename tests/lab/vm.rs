@@ -10,9 +10,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use crate::Res;
 use crate::net::World;
 use crate::proc::{Proc, output};
-use crate::Res;
 
 pub const SEABIOS: &str = "/usr/share/seabios/bios-256k.bin";
 pub const OVMF_CODE: &str = "/usr/share/OVMF/OVMF_CODE_4M.fd";
@@ -152,10 +152,6 @@ impl Qemu {
 
     pub fn is_running(&mut self) -> bool {
         self.proc.ended().is_none()
-    }
-
-    pub fn kill(&mut self) {
-        self.proc.kill();
     }
 
     /// Presses the power button.
