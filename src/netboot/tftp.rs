@@ -293,8 +293,7 @@ impl<'s> Sender<'s> {
 
     async fn run(&mut self, granted: TftpOptions, started: impl FnOnce()) -> Result<(), Cut> {
         if !granted.is_empty() {
-            let oack = TftpPacket::OptionAck(granted).encode();
-            self.until_acked(|s| s.socket.try_send(&oack).map(|_| ()), 0).await?;
+            self.negotiate(&TftpPacket::OptionAck(granted).encode()).await?;
         }
         let mut started = Some(started);
         while self.acked < self.total {
@@ -306,14 +305,11 @@ impl<'s> Sender<'s> {
         Ok(())
     }
 
-    /// Sends the OACK until block `want` is acknowledged.
-    async fn until_acked(&mut self, send: impl Fn(&Self) -> io::Result<()>, want: u64) -> Result<(), Cut> {
+    /// Sends the option acknowledgement until the client acknowledges it as block 0.
+    async fn negotiate(&mut self, oack: &[u8]) -> Result<(), Cut> {
         for factor in RESENDS.into_iter().chain([LAST_WAIT]) {
-            // A full send buffer on a fresh socket cannot be; an ICMP error of the probe before may be: try again.
-            if let Err(e) = send(self) {
-                tracing::debug!(error = %e, "sending a TFTP option acknowledgement");
-            }
-            if self.hear(want, factor).await? == Some(want) {
+            self.socket.send(oack).await?;
+            if self.hear(0, factor).await?.is_some() {
                 return Ok(());
             }
         }

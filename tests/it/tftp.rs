@@ -258,6 +258,13 @@ async fn edk2s_size_probe_ends_the_transfer_at_once() {
 }
 
 #[tokio::test]
+async fn the_first_answer_does_not_wait_for_a_timeout() {
+    let server = Server::start_with(&[("f", bytes(100))], |c| c.limits.timeout = PATIENCE * 2);
+    let got = timeout(PATIENCE, fetch(server.at, "f", with(1468, 4), |_| false)).await;
+    assert_eq!(got.map(|r| r.map(|b| b.len())), Ok(Ok(100)));
+}
+
+#[tokio::test]
 async fn the_option_acknowledgement_is_repeated_and_a_repeated_request_opens_no_second_transfer() {
     let server = Server::start(&[("f", bytes(10))]);
     let socket = UdpSocket::bind("127.0.0.1:0").await.expect("bind");
