@@ -7,6 +7,7 @@ pub mod event;
 pub mod id;
 pub mod image;
 pub mod inventory;
+pub mod lease;
 pub mod machine;
 pub mod place;
 pub mod power;

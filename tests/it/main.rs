@@ -1,3 +1,4 @@
 //! Socket and process tests, one binary. All traffic stays on 127.0.0.0/8.
 
+mod dhcp;
 mod tftp;
