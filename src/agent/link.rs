@@ -105,6 +105,8 @@ pub struct Link {
     session: Uuid,
     pace: Pace,
     outbox: Outbox,
+    /// Held while the outbox is emptied, so that "sent" means sent by whoever asks.
+    sending: tokio::sync::Mutex<()>,
 }
 
 /// The answer to one request, or why there was none worth having.
@@ -136,7 +138,15 @@ impl Link {
             return Err(bad());
         }
         let origin = url.origin().ascii_serialization();
-        Ok(Self { http, origin, nonce: nonce.to_owned(), session: Uuid::from_bytes(clock::random()), pace, outbox: Outbox::default() })
+        Ok(Self {
+            http,
+            origin,
+            nonce: nonce.to_owned(),
+            session: Uuid::from_bytes(clock::random()),
+            pace,
+            outbox: Outbox::default(),
+            sending: tokio::sync::Mutex::default(),
+        })
     }
 
     /// Where log lines and later inventories are put to be sent.
@@ -242,6 +252,8 @@ impl Link {
             if let TaskResult::Failed { code, message, .. } = &result {
                 hands.say(&format!("Failed ({code}): {message}"));
             }
+            // A fresh inventory and the log of the work come before the word that it is done.
+            self.send_outbox(token).await;
             match self.hand_in(token, task.id, &result).await? {
                 HandedIn::Accepted => {}
                 HandedIn::Withdrawn => {
@@ -261,7 +273,12 @@ impl Link {
                     hands.say("Powering off, as ordered.");
                     return Ok(Ending::PowerOff);
                 }
-                Order::Inventory | Order::WriteImage(_) | Order::WipeDisks(_) | Order::Reboot | Order::RebootToDisk { .. } | Order::PowerOff => {
+                Order::Inventory
+                | Order::WriteImage(_)
+                | Order::WipeDisks(_)
+                | Order::Reboot
+                | Order::RebootToDisk { .. }
+                | Order::PowerOff => {
                     hands.say("Waiting for the next task.");
                 }
             }
@@ -333,6 +350,7 @@ impl Link {
     }
 
     async fn send_outbox(&self, token: &str) {
+        let _turn = self.sending.lock().await;
         if let Some(inventory) = self.outbox.take_inventory() {
             match self.ask(self.http.post(self.url("/agent/v1/inventory")).bearer_auth(token).json(&inventory)).await {
                 Answer::Good(..) | Answer::No(..) => {}
@@ -438,7 +456,10 @@ fn nonsense(request: &str, status: StatusCode, body: &str) -> LinkError {
 fn stale(task: &Task, highest: i64) -> TaskResult {
     TaskResult::Failed {
         code: "fence".into(),
-        message: format!("the task carries fence {}, but one with {highest} was already taken: it was given out by a process that lost its claim", task.fence),
+        message: format!(
+            "the task carries fence {}, but one with {highest} was already taken: it was given out by a process that lost its claim",
+            task.fence
+        ),
         retry: false,
     }
 }

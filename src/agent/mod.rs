@@ -4,3 +4,20 @@
 //! Everything that touches a machine is behind the feature `agent`.
 
 pub mod link;
+
+#[cfg(feature = "agent")]
+pub mod console;
+#[cfg(feature = "agent")]
+pub mod hands;
+#[cfg(feature = "agent")]
+pub mod init;
+#[cfg(feature = "agent")]
+pub mod modules;
+#[cfg(feature = "agent")]
+pub mod net;
+#[cfg(feature = "agent")]
+pub mod probe;
+#[cfg(feature = "agent")]
+pub mod sys;
+#[cfg(feature = "agent")]
+pub mod task;

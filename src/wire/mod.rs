@@ -7,6 +7,13 @@ pub mod dhcp;
 pub mod ipxe;
 #[cfg(feature = "server")]
 pub mod tftp;
+#[cfg(feature = "server")]
 pub mod ipmi;
 #[cfg(feature = "server")]
 pub mod rmcp;
+#[cfg(feature = "agent")]
+pub mod lldp;
+#[cfg(feature = "agent")]
+pub mod smart;
+#[cfg(feature = "agent")]
+pub mod smbios;
