@@ -27,6 +27,9 @@ pub mod netboot;
 // level 5
 #[cfg(feature = "server")]
 pub mod app;
+// level 7
+#[cfg(feature = "server")]
+pub mod sim;
 // side
 #[cfg(any(feature = "agent", feature = "server"))]
 pub mod agent;

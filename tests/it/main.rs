@@ -1,4 +1,5 @@
 //! Socket and process tests, one binary. All traffic stays on 127.0.0.0/8.
 
+mod bmc;
 mod dhcp;
 mod tftp;
