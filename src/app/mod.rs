@@ -1,3 +1,4 @@
 //! Use cases.
 
+pub mod boot;
 pub mod intake;

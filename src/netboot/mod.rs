@@ -1,5 +1,7 @@
 //! Netboot: the sockets of DHCP and TFTP, and the desk that answers for all three protocols.
 
+pub mod boot_files;
+pub mod desk;
 pub mod dhcp;
 pub mod leases;
 pub mod socket;

@@ -141,13 +141,14 @@ impl Tx {
     }
 }
 
-/// Whether a mark belongs to the boot before it. A DISCOVER of the firmware after the loader ran, or after a long
-/// silence, is a new boot; everything else goes on.
+/// Whether a mark belongs to the boot before it. A DISCOVER after a script ran, or after a long silence, is a new boot;
+/// everything else goes on.
 fn continues(boot: &Boot, fact: &BootMarkFact) -> bool {
     let quiet = fact.at.since(boot.last_at) > NEW_BOOT_AFTER;
-    let furthest = boot.marks.iter().map(|m| m.stage).max();
+    // LocalDisk does not count: firmware that is offered nothing repeats its DISCOVER four times before it goes there.
+    let ran = |s: BootStage| matches!(s, BootStage::Script | BootStage::Kernel | BootStage::Ramdisk | BootStage::Agent | BootStage::System);
     match fact.stage {
-        BootStage::DhcpDiscover => !quiet && furthest < Some(BootStage::Script),
+        BootStage::DhcpDiscover => !quiet && !boot.marks.iter().any(|m| ran(m.stage)),
         BootStage::DhcpOffer | BootStage::DhcpOther | BootStage::DhcpRequest | BootStage::DhcpAck | BootStage::LoaderStart
         | BootStage::LoaderDone | BootStage::LoaderStalled | BootStage::Script | BootStage::Kernel | BootStage::Ramdisk
         | BootStage::Agent | BootStage::LocalDisk | BootStage::System => true,

@@ -1,0 +1,358 @@
+//! The one desk behind DHCP, TFTP and HTTP: loads what is known of a machine, asks `decide::boot`, and notes what was
+//! seen for the boot timeline. A packet starts nothing; it is a fact.
+
+use std::collections::HashMap;
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::clock;
+use crate::decide::boot::{BootAnswer, BootFacts, BootMachine, BootRequest, BootTo, Give, Script, answer};
+use crate::decide::discovery::{Evidence, Join, Source, join};
+use crate::domain::boot::{BootStage, ClientArch};
+use crate::domain::id::{MachineId, Mac, Serial, SystemUuid};
+use crate::domain::lease::DhcpLease;
+use crate::domain::machine::Machine;
+use crate::domain::time::Timestamp;
+use crate::netboot::boot_files::BootFiles;
+use crate::netboot::dhcp::DhcpDesk;
+use crate::netboot::tftp::{TftpEvent, TftpFiles, TftpProgress, TftpRefusal};
+use crate::netboot::{Asker, Sign};
+use crate::store::facts::{BootMarkFact, Fact};
+use crate::store::{Store, StoreError};
+use crate::wire::ipxe::{self, Notice, ServerUrl};
+
+/// The name of the first script, in TFTP and HTTP alike.
+pub const AUTOEXEC: &str = "autoexec.ipxe";
+/// The same sign of the same machine within this time is noted once: a flood of packets must not become a flood of rows.
+const SAME_SIGN: Duration = Duration::from_millis(500);
+/// A known machine's last sign of life is stored this often.
+const SEEN_EVERY: Duration = Duration::from_secs(10);
+/// Entries of each memory below; when full it is emptied, which costs a repeated row or look-up.
+const REMEMBERED: usize = 20_000;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeskSettings {
+    /// Where machines fetch scripts, kernel and ramdisk.
+    pub http: ServerUrl,
+    /// Whether unknown machines are led into the ramdisk.
+    pub discover: bool,
+    /// `console=` words for the ramdisk's kernel.
+    pub console: String,
+}
+
+impl DeskSettings {
+    pub fn new(http: ServerUrl) -> Self {
+        Self { http, discover: true, console: "console=tty0 console=ttyS0,115200".to_owned() }
+    }
+}
+
+/// What iPXE tells when it asks for its script.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ScriptQuery {
+    pub mac: Mac,
+    pub uuid: Option<SystemUuid>,
+    pub serial: Option<Serial>,
+    /// `${platform}`: `pcbios` or `efi`.
+    pub platform: String,
+    /// `${buildarch}`: `i386`, `x86_64`, `arm64`.
+    pub arch: String,
+}
+
+impl ScriptQuery {
+    /// iPXE's own words for where it runs. A BIOS build is 32-bit code on any processor.
+    fn client(&self) -> Option<ClientArch> {
+        match (self.platform.as_str(), self.arch.as_str()) {
+            ("pcbios", _) => Some(ClientArch::Bios),
+            ("efi", "x86_64") => Some(ClientArch::UefiX64),
+            ("efi", "arm64") => Some(ClientArch::UefiArm64),
+            _ => None,
+        }
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum DeskError {
+    #[error("no ramdisk runs on {platform:?} with {arch:?}; 64-bit UEFI and BIOS on x86 are served")]
+    Platform { platform: String, arch: String },
+    #[error("the boot answer could not be made")]
+    Store(#[from] StoreError),
+}
+
+/// Cheap to clone.
+#[derive(Clone)]
+pub struct Desk {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    store: Store,
+    settings: DeskSettings,
+    files: BootFiles,
+    memory: Mutex<Memory>,
+}
+
+/// Short-term memory; losing it costs nothing but a repeated row or a look-up.
+#[derive(Default)]
+struct Memory {
+    /// Which machine an address belongs to, from DHCP.
+    addresses: HashMap<Ipv4Addr, Mac>,
+    /// The record a MAC led to last.
+    machines: HashMap<Mac, Option<MachineId>>,
+    signs: HashMap<(Mac, BootStage, String), Timestamp>,
+    seen: HashMap<MachineId, Timestamp>,
+}
+
+fn remember<K: std::hash::Hash + Eq, V>(map: &mut HashMap<K, V>, key: K, value: V) -> Option<V> {
+    if map.len() >= REMEMBERED {
+        map.clear();
+    }
+    map.insert(key, value)
+}
+
+impl Desk {
+    pub fn new(store: Store, settings: DeskSettings, files: BootFiles) -> Self {
+        Self { inner: Arc::new(Inner { store, settings, files, memory: Mutex::default() }) }
+    }
+
+    fn memory(&self) -> MutexGuard<'_, Memory> {
+        self.inner.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The machine that asks and the answer it gets.
+    async fn decide(&self, evidence: &Evidence, mac: Mac, request: BootRequest) -> Result<(Option<Machine>, BootAnswer), StoreError> {
+        let candidates = self.inner.store.machines_by_evidence(evidence.uuid, evidence.serial.as_ref(), &evidence.macs, None).await?;
+        let machine = match join(evidence, &candidates) {
+            Join::Same { machine, .. } => candidates.into_iter().find(|m| m.id == machine),
+            Join::New { .. } | Join::Unclear { .. } => None,
+        };
+        let facts = BootFacts {
+            machine: machine.as_ref().map(|m| BootMachine {
+                id: m.id,
+                lifecycle: m.lifecycle,
+                boot_intent: m.boot_intent,
+                expected_only: m.is_expected_only(),
+            }),
+            discover: self.inner.settings.discover,
+        };
+        remember(&mut self.memory().machines, mac, machine.as_ref().map(|m| m.id));
+        if let Some(m) = &machine {
+            self.note_seen(m.id, request.client());
+        }
+        Ok((machine, answer(&facts, &request)))
+    }
+
+    /// The script for a machine's iPXE. A ramdisk script carries a one-time word that lets its agent say hello.
+    ///
+    /// # Errors
+    /// `Platform` if nothing of ours runs there; `Store` if the answer could not be made: the client asks again.
+    pub async fn script(&self, query: &ScriptQuery) -> Result<String, DeskError> {
+        let client = query.client().ok_or_else(|| DeskError::Platform {
+            platform: query.platform.chars().take(20).collect(),
+            arch: query.arch.chars().take(20).collect(),
+        })?;
+        let evidence = Evidence { uuid: query.uuid.filter(|u| u.is_usable()), serial: query.serial.clone(), macs: vec![query.mac], source: Source::Packet };
+        let (machine, answer) = self.decide(&evidence, query.mac, BootRequest::Script(client)).await?;
+        let name = machine.as_ref().map_or_else(|| format!("unknown machine {}", query.mac), |m| m.name.to_string());
+        let notice = Notice { machine: &name, why: &answer.why };
+        let script = match answer.give {
+            Give::Script(Script::Ramdisk) => {
+                let nonce = clock::fresh_token();
+                let mut tx = self.inner.store.begin().await?;
+                tx.insert_boot_nonce(&nonce, query.mac, machine.as_ref().map(|m| m.id), clock::now()).await?;
+                tx.commit().await?;
+                ipxe::ramdisk(&self.inner.settings.http, notice, query.mac, &nonce, &self.inner.settings.console)
+            }
+            Give::Script(Script::LocalDisk) => ipxe::disk(notice),
+            Give::Script(Script::Restart) | Give::Nothing | Give::Loader(_) | Give::ScriptUrl => ipxe::restart(notice),
+        };
+        let stage = |stage| Sign { mac: query.mac, client: Some(client), stage, note: answer.why.clone() };
+        self.note(stage(BootStage::Script));
+        if answer.to == BootTo::Disk {
+            self.note(stage(BootStage::LocalDisk));
+        }
+        Ok(script)
+    }
+
+    /// A small boot file by name: a loader, or the first script. For HTTP; `mac` is the folder of its path, if any.
+    /// A loader counts as transferred when it is handed out.
+    pub fn file(&self, peer: Option<Ipv4Addr>, mac: Option<Mac>, name: &str) -> Option<Bytes> {
+        let bytes = self.open_file(name)?;
+        let mac = mac.or_else(|| peer.and_then(|p| self.memory().addresses.get(&p).copied()));
+        if let Some(mac) = mac.filter(|_| name != AUTOEXEC) {
+            for stage in [BootStage::LoaderStart, BootStage::LoaderDone] {
+                self.note(Sign { mac, client: None, stage, note: format!("{name} by HTTP, {} bytes", bytes.len()) });
+            }
+        }
+        Some(bytes)
+    }
+
+    /// Notes that kernel or ramdisk was fetched.
+    pub fn fetched(&self, mac: Mac, stage: BootStage, note: String) {
+        self.note(Sign { mac, client: None, stage, note });
+    }
+
+    fn open_file(&self, name: &str) -> Option<Bytes> {
+        if name == AUTOEXEC {
+            return Some(ipxe::autoexec(&self.inner.settings.http).into());
+        }
+        self.inner.files.loader(name)
+    }
+
+    /// Queues a mark for the machine's boot timeline.
+    fn note(&self, sign: Sign) {
+        let now = clock::now();
+        let machine = {
+            let mut memory = self.memory();
+            let before = remember(&mut memory.signs, (sign.mac, sign.stage, sign.note.clone()), now);
+            if before.is_some_and(|b| now.since(b) < SAME_SIGN) {
+                return;
+            }
+            memory.machines.get(&sign.mac).copied().flatten()
+        };
+        let Sign { mac, client, stage, note } = sign;
+        let fact = BootMarkFact { mac, machine, client, stage, at: now, note, fresh: clock::fresh_uuid() };
+        if !self.inner.store.facts().offer(Fact::BootMark(fact)) {
+            tracing::warn!(%mac, %stage, "a boot mark was dropped: the store is behind");
+        }
+    }
+
+    fn note_seen(&self, machine: MachineId, client: ClientArch) {
+        let at = clock::now();
+        if remember(&mut self.memory().seen, machine, at).is_some_and(|b| at.since(b) < SEEN_EVERY) {
+            return;
+        }
+        let seen = Fact::Seen { machine, at, firmware: Some(client.firmware()), arch: Some(client.arch()) };
+        if !self.inner.store.facts().offer(seen) {
+            tracing::warn!(%machine, "a sighting was dropped: the store is behind");
+        }
+    }
+
+    /// Who is behind an address: what DHCP told, or the kernel's neighbour table for machines on our wire.
+    async fn mac_behind(&self, peer: Ipv4Addr) -> Option<Mac> {
+        let known = self.memory().addresses.get(&peer).copied();
+        if known.is_some() || peer.is_loopback() {
+            return known;
+        }
+        let table = tokio::fs::read_to_string("/proc/net/arp").await.ok()?;
+        mac_in_arp(&table, peer)
+    }
+}
+
+/// `/proc/net/arp`: a heading, then `IP address  HW type  Flags  HW address  Mask  Device`.
+fn mac_in_arp(table: &str, peer: Ipv4Addr) -> Option<Mac> {
+    table.lines().skip(1).find_map(|line| {
+        let mut words = line.split_ascii_whitespace();
+        let address: Ipv4Addr = words.next()?.parse().ok()?;
+        let mac = words.nth(2)?;
+        (address == peer).then(|| mac.parse().ok()).flatten()
+    })
+}
+
+/// Splits a boot file name into the machine's folder and the file: `52-54-00-77-00-01/snponly.efi`. Anything else in
+/// front of the file is not ours.
+fn split_name(name: &str) -> (Option<Mac>, &str) {
+    let name = name.trim_start_matches(['/', '\\']);
+    match name.split_once(['/', '\\']) {
+        Some((folder, file)) if folder.len() == 17 => match folder.parse() {
+            Ok(mac) => (Some(mac), file.trim_start_matches(['/', '\\'])),
+            Err(_) => (None, name),
+        },
+        Some(_) | None => (None, name),
+    }
+}
+
+impl DhcpDesk for Desk {
+    async fn boot(&self, who: Asker, request: BootRequest) -> Result<BootAnswer, String> {
+        let evidence = Evidence { uuid: who.uuid, serial: None, macs: vec![who.mac], source: Source::Packet };
+        self.decide(&evidence, who.mac, request).await.map(|(_, answer)| answer).map_err(|e| chain(&e))
+    }
+
+    async fn keep_leases(&self, leases: Vec<DhcpLease>) -> Result<(), String> {
+        self.inner.store.put_dhcp_leases(&leases).await.map_err(|e| chain(&e))
+    }
+
+    fn sign(&self, sign: Sign) {
+        self.note(sign);
+    }
+
+    fn learn(&self, address: Ipv4Addr, mac: Mac) {
+        remember(&mut self.memory().addresses, address, mac);
+    }
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut out = error.to_string();
+    let mut cause = error.source();
+    while let Some(e) = cause {
+        out.push_str(": ");
+        out.push_str(&e.to_string());
+        cause = e.source();
+    }
+    out
+}
+
+impl TftpFiles for Desk {
+    async fn open(&self, peer: SocketAddrV4, name: &str) -> Result<Bytes, TftpRefusal> {
+        let (mac, file) = split_name(name);
+        let bytes = self.open_file(file).ok_or(TftpRefusal::NotFound)?;
+        let mac = match mac {
+            Some(mac) => Some(mac),
+            None => self.mac_behind(*peer.ip()).await,
+        };
+        if let Some(mac) = mac {
+            self.learn(*peer.ip(), mac);
+        }
+        Ok(bytes)
+    }
+
+    fn note(&self, event: TftpEvent) {
+        let (folder, file) = split_name(&event.file);
+        let Some(mac) = folder.or_else(|| self.memory().addresses.get(event.peer.ip()).copied()) else { return };
+        let sign = |stage, note| Desk::note(self, Sign { mac, client: None, stage, note });
+        if file == AUTOEXEC {
+            return;
+        }
+        match event.what {
+            TftpProgress::Started { size } => sign(BootStage::LoaderStart, format!("{file} by TFTP, {size} bytes")),
+            TftpProgress::Done { took, .. } => sign(BootStage::LoaderDone, format!("{file} by TFTP in {:.1} s", took.as_secs_f64())),
+            TftpProgress::Stalled { block, of, blksize } => {
+                sign(BootStage::LoaderStalled, format!("block {block} of {of} of {file}, {blksize} bytes a block"));
+            }
+            TftpProgress::Aborted { block, of, message } => {
+                sign(BootStage::LoaderStalled, format!("block {block} of {of} of {file}: the machine stopped it, saying {message:?}"));
+            }
+            TftpProgress::Probed => {}
+            // Newer iPXE and shim ask for files that need not be there.
+            TftpProgress::Refused { why } => tracing::debug!(%mac, file, why, "a TFTP file was refused"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_folder_of_a_boot_file_names_its_machine() {
+        let mac = Mac([0x52, 0x54, 0, 0x77, 0, 1]);
+        assert_eq!(split_name("52-54-00-77-00-01/snponly.efi"), (Some(mac), "snponly.efi"));
+        assert_eq!(split_name("/52-54-00-77-00-01//grubx64.efi"), (Some(mac), "grubx64.efi"));
+        assert_eq!(split_name("snponly.efi"), (None, "snponly.efi"));
+        for hostile in ["../../etc/passwd", "a/b/c", "00-00-00-00-00-00/x", "", "/"] {
+            assert_eq!(split_name(hostile).0, None, "{hostile}");
+        }
+    }
+
+    #[test]
+    fn the_neighbour_table_tells_who_is_behind_an_address() {
+        let table = "IP address       HW type     Flags       HW address            Mask     Device\n\
+                     10.0.0.9         0x1         0x0         00:00:00:00:00:00     *        eth0\n\
+                     10.0.0.7         0x1         0x2         52:54:00:77:00:01     *        eth0\n";
+        assert_eq!(mac_in_arp(table, Ipv4Addr::new(10, 0, 0, 7)), Some(Mac([0x52, 0x54, 0, 0x77, 0, 1])));
+        assert_eq!(mac_in_arp(table, Ipv4Addr::new(10, 0, 0, 9)), None);
+        assert_eq!(mac_in_arp(table, Ipv4Addr::new(10, 0, 0, 8)), None);
+    }
+}
