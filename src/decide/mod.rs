@@ -2,6 +2,7 @@
 
 pub mod access;
 pub mod boot;
+pub mod boot_timeline;
 pub mod discovery;
 pub mod target;
 pub mod workflow;
