@@ -3,4 +3,5 @@
 mod bmc;
 mod desk;
 mod dhcp;
+mod sim;
 mod tftp;
