@@ -1,14 +1,17 @@
 //! The first process of the ramdisk: from the kernel's hand-over to the link with the server.
 
 use std::collections::HashMap;
-use std::fs;
+use std::fs::{self, OpenOptions};
+use std::io::Read;
 use std::net::{IpAddr, SocketAddr};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::mount::{MsFlags, mount};
 use nix::sys::reboot::{RebootMode, reboot};
+use sha2::Digest;
 
 use crate::agent::console::{Console, follow_kernel_log};
 use crate::agent::hands::{Neighbours, RealHands, read_machine};
@@ -64,6 +67,7 @@ fn start(console: &Console) -> Result<Ending, String> {
         }
     }
     let (server, nonce) = command_line.server_and_nonce()?;
+    seed_random(sys, nonce, console);
     console.say(&format!("Looking for the server {server}."));
     let Connected { nic, .. } = net::connect(sys, command_line.server_address()?, command_line.bootif, console);
     settle_disks(sys);
@@ -115,6 +119,33 @@ fn load_drivers(console: &Console) {
         console.complain(&format!("The driver {name} did not load: {}.", e.desc()));
     }
     console.say(&format!("{loaded} drivers loaded."));
+}
+
+/// Machines without RDRAND and virtio-rng (seen: QEMU's default CPU) may never fill the kernel's random generator, and every
+/// reader waits. The agent makes no secrets, only ids that must differ: the boot's nonce and the machine's own serials do.
+fn seed_random(sys: &Path, nonce: &str, console: &Console) {
+    let mut one = [0; 1];
+    let ready =
+        OpenOptions::new().read(true).custom_flags(nix::libc::O_NONBLOCK).open("/dev/random").and_then(|mut file| file.read(&mut one));
+    if ready.is_ok() {
+        return;
+    }
+    let mut seed = sha2::Sha256::new();
+    seed.update(nonce);
+    seed.update(fs::read(sys.join("firmware/dmi/tables/DMI")).unwrap_or_default());
+    for nic in crate::agent::probe::nic::read_nics(sys) {
+        seed.update(nic.mac.0);
+    }
+    let began = Instant::now();
+    for _ in 0..1000 {
+        seed.update(began.elapsed().as_nanos().to_le_bytes());
+    }
+    let seeded =
+        OpenOptions::new().write(true).open("/dev/random").and_then(|file| crate::agent::sys::seed_random(&file, seed.finalize().into()));
+    match seeded {
+        Ok(()) => console.say("This machine has no hardware random numbers; seeded from the boot nonce."),
+        Err(e) => console.complain(&format!("The random generator cannot be seeded ({e}); waiting until the kernel fills it.")),
+    }
 }
 
 /// Loading a driver waits for its devices, except where a driver scans later on its own (NVMe, SAS expanders): wait until

@@ -36,13 +36,21 @@ impl Modules {
     /// Loads a module by name or alias, with all it needs. True if one was there and is loaded now.
     ///
     /// # Errors
-    /// The first module that the kernel refused.
+    /// A module that the kernel refused, if it took none: of several with one alias (`crc32c`: plain and for SSE 4.2) the
+    /// processor may not have what one needs.
     pub fn load(&mut self, wanted: &str) -> Result<bool, Trouble> {
         let mut found = false;
+        let mut trouble = None;
         for name in self.named(wanted) {
-            found |= self.load_file(&name)?;
+            match self.load_file(&name) {
+                Ok(loaded) => found |= loaded,
+                Err(e) => trouble = Some(e),
+            }
         }
-        Ok(found)
+        match trouble {
+            Some(e) if !found => Err(e),
+            _ => Ok(found),
+        }
     }
 
     fn named(&self, wanted: &str) -> Vec<String> {

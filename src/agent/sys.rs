@@ -19,6 +19,26 @@ nix::ioctl_readwrite_bad!(sg_io, 0x2285, SgHeader); // scsi/sg.h SG_IO
 nix::ioctl_read!(ipmi_send, b'i', 13, IpmiRequest); // linux/ipmi.h IPMICTL_SEND_COMMAND
 nix::ioctl_readwrite!(ipmi_receive, b'i', 11, IpmiReceive); // linux/ipmi.h IPMICTL_RECEIVE_MSG_TRUNC
 
+nix::ioctl_write_ptr_bad!(rnd_add_entropy, nix::request_code_write!(b'R', 3, 8), RandomPool); // linux/random.h RNDADDENTROPY
+
+#[repr(C)]
+pub struct RandomPool {
+    entropy_bits: libc::c_int,
+    size: libc::c_int,
+    bytes: [u8; 32],
+}
+
+/// Gives the kernel's random generator a seed and lets it count as full.
+///
+/// # Errors
+/// As the kernel says.
+pub fn seed_random(device: &File, bytes: [u8; 32]) -> io::Result<()> {
+    let pool = RandomPool { entropy_bits: 256, size: 32, bytes };
+    // SAFETY: the structure is struct rand_pool_info with 32 bytes of buffer, alive during the call.
+    unsafe { rnd_add_entropy(device.as_raw_fd(), &raw const pool) }?;
+    Ok(())
+}
+
 /// Makes the kernel read the partition table of a whole disk again.
 ///
 /// # Errors
