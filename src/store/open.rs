@@ -100,7 +100,7 @@ async fn look_before_touching(path: &Path, shown: &str) -> Result<()> {
 
 async fn check_open_file(pool: &sqlx::SqlitePool, shown: &str) -> Result<()> {
     let verdict: String =
-        sqlx::query_scalar("SELECT quick_check FROM pragma_quick_check(1)").fetch_one(pool).await.map_err(|e| explain(&e, shown))?;
+        sqlx::query_scalar("PRAGMA quick_check(1)").fetch_one(pool).await.map_err(|e| explain(&e, shown))?;
     if verdict != "ok" {
         return Err(StoreError::Damaged { path: shown.to_owned(), why: verdict });
     }

@@ -1,7 +1,10 @@
-//! Socket and process tests, one binary. All traffic stays on 127.0.0.0/8.
+//! Tests over files, sockets and processes: one binary. All traffic stays on 127.0.0.0/8.
 
 mod bmc;
 mod desk;
 mod dhcp;
+mod lifecycle;
 mod sim;
+mod store;
+mod support;
 mod tftp;
