@@ -9,7 +9,7 @@ use crate::clock;
 use crate::decide::discovery::{Evidence, Join, Source, join};
 use crate::domain::boot::BootStage;
 use crate::domain::event::{NewEvent, Severity};
-use crate::domain::id::{EventId, MachineId, Mac, Name, RunId, TaskId};
+use crate::domain::id::{EventId, Mac, MachineId, Name, RunId, TaskId};
 use crate::domain::inventory::Inventory;
 use crate::domain::machine::{BootIntent, Hardware, Lifecycle, Machine, Want};
 use crate::domain::time::Timestamp;
@@ -57,7 +57,10 @@ impl Intake {
     /// An agent says hello: finds or makes the machine's record, opens a session.
     pub async fn hello(&self, hello: Hello) -> Result<Welcome> {
         if hello.protocol == 0 || hello.protocol > PROTOCOL {
-            return Err(IntakeError::Refused(format!("this agent speaks protocol {}, the service {PROTOCOL}; build the ramdisk again (pxe/build)", hello.protocol)));
+            return Err(IntakeError::Refused(format!(
+                "this agent speaks protocol {}, the service {PROTOCOL}; build the ramdisk again (pxe/build)",
+                hello.protocol
+            )));
         }
         let mut inventory = hello.inventory;
         let notes = inventory.cap();
@@ -80,7 +83,9 @@ impl Intake {
         let candidates = self.store.machines_by_evidence(evidence.uuid, evidence.serial.as_ref(), &evidence.macs, None).await?;
         let mut tx = self.store.begin().await?;
         let Some(used) = tx.use_boot_nonce(nonce, session, now).await? else {
-            return Err(IntakeError::Refused("this boot's one-time word is unknown, used or older than 20 minutes; restart the machine from the network".to_owned()));
+            return Err(IntakeError::Refused(
+                "this boot's one-time word is unknown, used or older than 20 minutes; restart the machine from the network".to_owned(),
+            ));
         };
         if !evidence.macs.contains(&used.mac) {
             return Err(IntakeError::Refused(format!("this boot was given to {}, which is not a network card of this machine", used.mac)));
@@ -99,12 +104,15 @@ impl Intake {
                 let text = format!("{} was discovered: its agent said hello from {}.", m.name, used.mac);
                 say(&mut tx, &m, "machine.discovered", Severity::Info, text, now).await?;
                 if let Some(twin) = twin_of.and_then(|t| candidates.iter().find(|c| c.id == t)) {
-                    let text = format!("{} has the system UUID or serial of {}, but is another machine: they are kept apart.", m.name, twin.name);
+                    let text =
+                        format!("{} has the system UUID or serial of {}, but is another machine: they are kept apart.", m.name, twin.name);
                     say(&mut tx, &m, "machine.twin", Severity::Warning, text, now).await?;
                 }
                 m
             }
-            Join::Unclear { why } => return Err(IntakeError::Refused(format!("this machine cannot be told from others: {why}; forget one of them"))),
+            Join::Unclear { why } => {
+                return Err(IntakeError::Refused(format!("this machine cannot be told from others: {why}; forget one of them")));
+            }
         };
         tx.adopt_boots(used.mac, machine.id).await?;
         note_inventory(&mut tx, &mut machine, inventory, now).await?;
@@ -116,8 +124,24 @@ impl Intake {
         tx.insert_agent_session(token, nonce, machine.id, session, now).await?;
         if wants_its_disk(&machine) {
             // It should run its system, but came into the ramdisk (a changed card, a lost boot order): send it on.
-            tx.insert_task(TaskId(clock::fresh_uuid()), machine.id, None, 0, &Order::RebootToDisk { disk: machine.written_disks.first().cloned() }, now).await?;
-            say(&mut tx, &machine, "machine.sent_to_disk", Severity::Warning, format!("{} booted the ramdisk though it runs a system; it is restarted from its disk.", machine.name), now).await?;
+            tx.insert_task(
+                TaskId(clock::fresh_uuid()),
+                machine.id,
+                None,
+                0,
+                &Order::RebootToDisk { disk: machine.written_disks.first().cloned() },
+                now,
+            )
+            .await?;
+            say(
+                &mut tx,
+                &machine,
+                "machine.sent_to_disk",
+                Severity::Warning,
+                format!("{} booted the ramdisk though it runs a system; it is restarted from its disk.", machine.name),
+                now,
+            )
+            .await?;
         }
         tx.update_machine(&machine, Some(now)).await?;
         tx.wake_machine_step(machine.id, now).await?;
@@ -167,7 +191,14 @@ impl Intake {
         let task = self.store.task(id).await?.filter(|t| t.machine == session.machine).ok_or(IntakeError::Gone)?;
         if task.state == TaskState::Open {
             let phase = progress.phase.chars().take(40).collect();
-            let fact = Fact::TaskProgress { task: id, machine: session.machine, at: clock::now(), phase, done: progress.done, total: progress.total };
+            let fact = Fact::TaskProgress {
+                task: id,
+                machine: session.machine,
+                at: clock::now(),
+                phase,
+                done: progress.done,
+                total: progress.total,
+            };
             self.store.facts().offer(fact);
         }
         Ok(ProgressReply { cancel: task.state == TaskState::Withdrawn })
@@ -323,7 +354,13 @@ pub fn blank_machine(id: MachineId, name: Name, evidence: &Evidence, now: Timest
 /// The serial as a hostname, or `m-` and the first MAC; with a number behind it when that name is taken.
 pub async fn free_name(store: &Store, evidence: &Evidence) -> Result<Name> {
     let mac = evidence.macs.first().map(|m| format!("m-{}", m.to_string().replace(':', "")));
-    let wish = evidence.serial.as_ref().and_then(|s| Name::nearest(s.as_str())).map(|n| n.to_string()).or(mac).unwrap_or_else(|| "machine".to_owned());
+    let wish = evidence
+        .serial
+        .as_ref()
+        .and_then(|s| Name::nearest(s.as_str()))
+        .map(|n| n.to_string())
+        .or(mac)
+        .unwrap_or_else(|| "machine".to_owned());
     let wish: String = wish.chars().take(55).collect();
     for n in 1..10_000 {
         let text = if n == 1 { wish.clone() } else { format!("{}-{n}", wish.trim_end_matches('-')) };

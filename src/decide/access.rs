@@ -31,7 +31,9 @@ pub fn can(machine: &Machine, run: Option<&Run>, verb: Verb) -> Result<(), Reaso
         Verb::Deploy => match machine.lifecycle {
             Lifecycle::Ready => Ok(()),
             Lifecycle::Discovered => no(format!("{name} was not accepted yet"), format!("hostler machine accept {name}")),
-            Lifecycle::Active => no(format!("{name} runs a system already"), format!("hostler machine release {name} first; that wipes its disks")),
+            Lifecycle::Active => {
+                no(format!("{name} runs a system already"), format!("hostler machine release {name} first; that wipes its disks"))
+            }
             state => no(format!("{name} is {state}"), "wait until it is ready"),
         },
         Verb::Release => match machine.lifecycle {
@@ -51,8 +53,12 @@ pub fn can(machine: &Machine, run: Option<&Run>, verb: Verb) -> Result<(), Reaso
             Some(RunState::Done | RunState::Aborted) | None => no(format!("{name} has no run to abort"), "nothing to do"),
         },
         Verb::Power => match (&machine.bmc, run_state) {
-            (None, _) => no(format!("no BMC is known for {name}"), format!("hostler machine bmc {name} --address A --user U --password-file F")),
-            (Some(_), Some(RunState::Running)) => no(format!("a run is working on {name}"), format!("wait, or hostler machine abort {name}")),
+            (None, _) => {
+                no(format!("no BMC is known for {name}"), format!("hostler machine bmc {name} --address A --user U --password-file F"))
+            }
+            (Some(_), Some(RunState::Running)) => {
+                no(format!("a run is working on {name}"), format!("wait, or hostler machine abort {name}"))
+            }
             (Some(_), _) => Ok(()),
         },
         // Dropping a record touches nothing on the machine, so it is always possible.

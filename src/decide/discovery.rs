@@ -6,7 +6,7 @@
 //! | system UUID equal | the same, unless the serials differ: two machines with one UUID exist in the field and are not merged |
 //! | a MAC equal | the same, unless serial or UUID differ: then a NIC moved from one machine to another |
 
-use crate::domain::id::{MachineId, Mac, Serial, SystemUuid};
+use crate::domain::id::{Mac, MachineId, Serial, SystemUuid};
 use crate::domain::machine::Machine;
 
 /// What was seen.
@@ -157,14 +157,20 @@ pub(crate) mod tests {
     fn a_packing_list_record_and_the_agent_of_that_serial_are_one() {
         let listed = machine(1, Some("LAB0001"), None, &[]);
         let seen = evidence(Source::Agent, Some("lab0001"), Some(U), &[1, 2]);
-        assert_eq!(join(&seen, &[listed]), Join::Same { machine: MachineId(uuid::Uuid::from_u128(1)), new_macs: vec![mac(1), mac(2)], lost_macs: vec![] });
+        assert_eq!(
+            join(&seen, &[listed]),
+            Join::Same { machine: MachineId(uuid::Uuid::from_u128(1)), new_macs: vec![mac(1), mac(2)], lost_macs: vec![] }
+        );
     }
 
     #[test]
     fn a_swapped_nic_is_the_same_machine_with_one_mac_lost_and_one_new() {
         let known = machine(1, Some("LAB0001"), Some(U), &[1, 2]);
         let seen = evidence(Source::Agent, Some("LAB0001"), Some(U), &[1, 3]);
-        assert_eq!(join(&seen, &[known]), Join::Same { machine: MachineId(uuid::Uuid::from_u128(1)), new_macs: vec![mac(3)], lost_macs: vec![mac(2)] });
+        assert_eq!(
+            join(&seen, &[known]),
+            Join::Same { machine: MachineId(uuid::Uuid::from_u128(1)), new_macs: vec![mac(3)], lost_macs: vec![mac(2)] }
+        );
     }
 
     #[test]

@@ -26,7 +26,10 @@ pub fn choose_disk(inventory: &Inventory, needed_bytes: u64, asked: Option<&Disk
     able.sort_by(|a, b| (a.rotational, a.size_bytes, &a.name).cmp(&(b.rotational, b.size_bytes, &b.name)));
     match able.first().and_then(|d| DiskRef::to(d)) {
         Some(disk) => Choice::Disk(disk),
-        None => Choice::None(format!("no fixed disk with a serial or WWN has the {needed_bytes} bytes the image needs; the disks are: {}", list(inventory))),
+        None => Choice::None(format!(
+            "no fixed disk with a serial or WWN has the {needed_bytes} bytes the image needs; the disks are: {}",
+            list(inventory)
+        )),
     }
 }
 
@@ -68,7 +71,12 @@ mod tests {
 
     #[test]
     fn the_smallest_solid_state_disk_that_is_large_enough_is_chosen() {
-        let inv = with(vec![disk("sda", Some("HDD-A"), 100, true), disk("nvme1n1", Some("BIG"), 3000, false), disk("nvme0n1", Some("BOOT"), 240, false), disk("sdb", Some("TINY"), 1, false)]);
+        let inv = with(vec![
+            disk("sda", Some("HDD-A"), 100, true),
+            disk("nvme1n1", Some("BIG"), 3000, false),
+            disk("nvme0n1", Some("BOOT"), 240, false),
+            disk("sdb", Some("TINY"), 1, false),
+        ]);
         let Choice::Disk(d) = choose_disk(&inv, 2 << 30, None) else { panic!() };
         assert_eq!(d.serial.unwrap().as_str(), "BOOT");
     }

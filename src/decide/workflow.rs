@@ -17,13 +17,23 @@ pub struct Facts<'a> {
 pub enum Next {
     Nothing,
     /// Start a run; the machine enters `lifecycle`.
-    StartRun { kind: RunKind, lifecycle: Lifecycle },
+    StartRun {
+        kind: RunKind,
+        lifecycle: Lifecycle,
+    },
     /// Start this pending step of the current run.
-    StartStep { index: u32, intent: IntentChange },
+    StartStep {
+        index: u32,
+        intent: IntentChange,
+    },
     /// Every step is done: the machine enters `lifecycle`, what was wanted is fulfilled.
-    FinishRun { lifecycle: Lifecycle },
+    FinishRun {
+        lifecycle: Lifecycle,
+    },
     /// The current step failed for good, or its deadline passed.
-    FailRun { fault: Fault },
+    FailRun {
+        fault: Fault,
+    },
 }
 
 /// What starting a step does to where a network boot of the machine leads.
@@ -46,7 +56,12 @@ pub fn recipe(kind: RunKind) -> &'static [StepKind] {
     match kind {
         RunKind::Enroll => &[StepKind::ContactBmc, StepKind::BootRamdisk, StepKind::WaitAgent, StepKind::Inventory, StepKind::PowerOff],
         RunKind::Deploy => &[
-            StepKind::CheckTarget, StepKind::BootRamdisk, StepKind::WaitAgent, StepKind::WriteImage, StepKind::BootDisk, StepKind::WaitSystem,
+            StepKind::CheckTarget,
+            StepKind::BootRamdisk,
+            StepKind::WaitAgent,
+            StepKind::WriteImage,
+            StepKind::BootDisk,
+            StepKind::WaitSystem,
         ],
         RunKind::Release => &[StepKind::BootRamdisk, StepKind::WaitAgent, StepKind::WipeDisks, StepKind::PowerOff],
     }
@@ -65,8 +80,14 @@ fn boot_intent(kind: StepKind) -> IntentChange {
     match kind {
         StepKind::BootRamdisk => IntentChange::Set(BootIntent::Ramdisk),
         StepKind::BootDisk => IntentChange::Set(BootIntent::LocalDisk),
-        StepKind::ContactBmc | StepKind::CheckTarget | StepKind::WaitAgent | StepKind::Inventory | StepKind::WriteImage
-        | StepKind::WaitSystem | StepKind::WipeDisks | StepKind::PowerOff => IntentChange::Keep,
+        StepKind::ContactBmc
+        | StepKind::CheckTarget
+        | StepKind::WaitAgent
+        | StepKind::Inventory
+        | StepKind::WriteImage
+        | StepKind::WaitSystem
+        | StepKind::WipeDisks
+        | StepKind::PowerOff => IntentChange::Keep,
     }
 }
 
@@ -124,10 +145,13 @@ fn without_run(facts: &Facts<'_>) -> Decision {
             None => rest("Out of use until a person decides."),
         },
         (Want::Nothing, Lifecycle::Retired) => rest("Retired."),
-        (Want::Nothing, state @ (Lifecycle::Enrolling | Lifecycle::Deploying | Lifecycle::Releasing | Lifecycle::Repairing | Lifecycle::Retiring)) => {
-            rest(format!("It is {state} without a run; release or forget it."))
+        (
+            Want::Nothing,
+            state @ (Lifecycle::Enrolling | Lifecycle::Deploying | Lifecycle::Releasing | Lifecycle::Repairing | Lifecycle::Retiring),
+        ) => rest(format!("It is {state} without a run; release or forget it.")),
+        (Want::Enroll | Want::Deploy(_) | Want::Release, state) => {
+            rest(format!("What is wanted does not fit a machine that is {state}; nothing is done."))
         }
-        (Want::Enroll | Want::Deploy(_) | Want::Release, state) => rest(format!("What is wanted does not fit a machine that is {state}; nothing is done.")),
     }
 }
 
@@ -162,7 +186,12 @@ fn overdue(facts: &Facts<'_>, run: &Run, step: &Step) -> Fault {
     let note = if step.note.is_empty() { String::new() } else { format!(" Last seen: {}", step.note) };
     Fault {
         code: format!("{}_overdue", step.kind),
-        what: format!("{} waited {} for {}, which is its limit.{note}", facts.machine.name, spoken(step.kind.deadline()), step.kind.waits_for()),
+        what: format!(
+            "{} waited {} for {}, which is its limit.{note}",
+            facts.machine.name,
+            spoken(step.kind.deadline()),
+            step.kind.waits_for()
+        ),
         remedy: remedy_when_overdue(step.kind).to_owned(),
         at: facts.now,
         run: Some(run.id),
@@ -172,11 +201,17 @@ fn overdue(facts: &Facts<'_>, run: &Run, step: &Step) -> Fault {
 fn remedy_when_overdue(kind: StepKind) -> &'static str {
     match kind {
         StepKind::ContactBmc => "check the BMC's address, cable and login, then retry",
-        StepKind::BootRamdisk | StepKind::WaitAgent => "look at the boot timeline and the console: cable, switch port, boot order, another DHCP server; then retry",
+        StepKind::BootRamdisk | StepKind::WaitAgent => {
+            "look at the boot timeline and the console: cable, switch port, boot order, another DHCP server; then retry"
+        }
         StepKind::CheckTarget => "choose another image or disk, then retry",
-        StepKind::Inventory | StepKind::WriteImage | StepKind::WipeDisks => "look at the agent's log; restart the machine into the ramdisk with retry",
+        StepKind::Inventory | StepKind::WriteImage | StepKind::WipeDisks => {
+            "look at the agent's log; restart the machine into the ramdisk with retry"
+        }
         StepKind::BootDisk => "restart the machine by hand from its disk, or retry",
-        StepKind::WaitSystem => "look at the console: boot order, boot loader, network and cloud-init of the deployed system; then retry, or release it",
+        StepKind::WaitSystem => {
+            "look at the console: boot order, boot loader, network and cloud-init of the deployed system; then retry, or release it"
+        }
         StepKind::PowerOff => "power the machine off by hand, then retry",
     }
 }
@@ -197,10 +232,8 @@ fn fault_of(facts: &Facts<'_>, run: &Run, step: &Step) -> Fault {
 /// not there any more, at the boot into the ramdisk before it.
 pub fn resume_from(run: &Run, agent_alive: bool) -> Option<u32> {
     let current = run.current_step()?;
-    let needs_agent = matches!(
-        current.kind,
-        StepKind::WaitAgent | StepKind::Inventory | StepKind::WriteImage | StepKind::WipeDisks | StepKind::BootDisk
-    );
+    let needs_agent =
+        matches!(current.kind, StepKind::WaitAgent | StepKind::Inventory | StepKind::WriteImage | StepKind::WipeDisks | StepKind::BootDisk);
     if needs_agent && !agent_alive {
         let boot = run.steps.iter().find(|s| s.kind == StepKind::BootRamdisk && s.index <= current.index);
         return Some(boot.map_or(current.index, |b| b.index));
@@ -219,7 +252,12 @@ pub fn after_abort(machine: &Machine, kind: RunKind) -> Lifecycle {
 }
 
 /// The sentence a person reads: what it does, since when, how long that usually takes, what happens next by itself.
-pub fn state_sentence(step: &Step, usual: Option<(std::time::Duration, std::time::Duration)>, next: Option<StepKind>, now: Timestamp) -> String {
+pub fn state_sentence(
+    step: &Step,
+    usual: Option<(std::time::Duration, std::time::Duration)>,
+    next: Option<StepKind>,
+    now: Timestamp,
+) -> String {
     let mut out = format!("Waiting for {}", step.kind.waits_for());
     if let Some(since) = step.started_at {
         out.push_str(&format!(" since {}", spoken(now.since(since))));
@@ -290,7 +328,14 @@ mod tests {
     }
 
     fn deploy() -> Want {
-        Want::Deploy(Box::new(DeploySpec { image: "debian-12".parse().unwrap(), hostname: None, ssh_keys: vec![], user_data: None, network_config: None, disk: None }))
+        Want::Deploy(Box::new(DeploySpec {
+            image: "debian-12".parse().unwrap(),
+            hostname: None,
+            ssh_keys: vec![],
+            user_data: None,
+            network_config: None,
+            disk: None,
+        }))
     }
 
     #[test]
@@ -349,7 +394,9 @@ mod tests {
 
     #[test]
     fn every_working_state_has_a_deadline_not_shorter_than_its_steps() {
-        for (kind, state) in [(RunKind::Enroll, Lifecycle::Enrolling), (RunKind::Deploy, Lifecycle::Deploying), (RunKind::Release, Lifecycle::Releasing)] {
+        for (kind, state) in
+            [(RunKind::Enroll, Lifecycle::Enrolling), (RunKind::Deploy, Lifecycle::Deploying), (RunKind::Release, Lifecycle::Releasing)]
+        {
             let steps: Duration = recipe(kind).iter().map(|s| s.deadline()).sum();
             assert!(state.deadline() >= Some(steps), "{kind}: {steps:?}");
         }
@@ -360,7 +407,8 @@ mod tests {
         let r = run(RunKind::Deploy, &[StepState::Done, StepState::Done, StepState::Done, StepState::Failed]);
         assert_eq!(resume_from(&r, true), Some(3));
         assert_eq!(resume_from(&r, false), Some(1));
-        let r = run(RunKind::Deploy, &[StepState::Done, StepState::Done, StepState::Done, StepState::Done, StepState::Done, StepState::Failed]);
+        let r =
+            run(RunKind::Deploy, &[StepState::Done, StepState::Done, StepState::Done, StepState::Done, StepState::Done, StepState::Failed]);
         assert_eq!(resume_from(&r, false), Some(5));
     }
 

@@ -65,15 +65,19 @@ impl std::str::FromStr for BmcAddress {
             }
         };
         let port = port.map(|p| p.parse::<u16>().map_err(|_| bad())).transpose()?;
-        let host_ok = !host.is_empty()
-            && host.len() <= 253
-            && host.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b':'));
+        let host_ok =
+            !host.is_empty() && host.len() <= 253 && host.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b':'));
         if !host_ok || port == Some(0) {
             return Err(bad());
         }
         let system_path = match path.map(|p| p.trim_end_matches('/')) {
             None | Some("" | "/redfish" | "/redfish/v1") => None,
-            Some(p) if protocol == Some(BmcProtocol::Redfish) && p.starts_with("/redfish/v1/") && !p.contains("..") && !p.contains(['?', '#', '@', '\\', ' ']) => {
+            Some(p)
+                if protocol == Some(BmcProtocol::Redfish)
+                    && p.starts_with("/redfish/v1/")
+                    && !p.contains("..")
+                    && !p.contains(['?', '#', '@', '\\', ' ']) =>
+            {
                 Some(p.to_owned())
             }
             Some(_) => return Err(bad()),
@@ -157,8 +161,14 @@ mod tests {
     #[test]
     fn bmc_addresses_are_read_and_written_back() {
         for text in [
-            "10.0.0.5", "10.0.0.5:8443", "https://10.77.0.1:8000/redfish/v1/Systems/22334455-6677", "http://127.0.0.1:9000",
-            "ipmi://10.77.1.4:623", "https://[fd77::1]:443", "fd77::1", "bmc-r12u17.example",
+            "10.0.0.5",
+            "10.0.0.5:8443",
+            "https://10.77.0.1:8000/redfish/v1/Systems/22334455-6677",
+            "http://127.0.0.1:9000",
+            "ipmi://10.77.1.4:623",
+            "https://[fd77::1]:443",
+            "fd77::1",
+            "bmc-r12u17.example",
         ] {
             assert_eq!(text.parse::<BmcAddress>().unwrap().to_string(), text);
         }
@@ -166,7 +176,19 @@ mod tests {
 
     #[test]
     fn hostile_bmc_addresses_are_refused() {
-        for text in ["", "https://", "10.0.0.5:0", "10.0.0.5:99999", "https://u:p@h/", "https://h/redfish/v1/../../etc", "file:///etc/passwd", "h h", "ipmi://h/redfish/v1/x", "https://h/other", "a:b:c"] {
+        for text in [
+            "",
+            "https://",
+            "10.0.0.5:0",
+            "10.0.0.5:99999",
+            "https://u:p@h/",
+            "https://h/redfish/v1/../../etc",
+            "file:///etc/passwd",
+            "h h",
+            "ipmi://h/redfish/v1/x",
+            "https://h/other",
+            "a:b:c",
+        ] {
             assert!(text.parse::<BmcAddress>().is_err(), "{text}");
         }
     }

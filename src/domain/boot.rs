@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::domain::id::{BootId, MachineId, Mac};
+use crate::domain::id::{BootId, Mac, MachineId};
 use crate::domain::power::{FirmwareKind, text_form};
 use crate::domain::time::Timestamp;
 

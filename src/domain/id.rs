@@ -164,8 +164,18 @@ impl std::str::FromStr for Serial {
     fn from_str(s: &str) -> Result<Self, Self::Err> {
         // Fillers seen in SMBIOS tables in the field; equal "serials" on different machines must not join them.
         const FILLERS: [&str; 12] = [
-            "to be filled by o.e.m.", "to be filled by o.e.m", "default string", "system serial number", "not specified",
-            "none", "n/a", "unknown", "0", "0123456789", "123456789", "empty",
+            "to be filled by o.e.m.",
+            "to be filled by o.e.m",
+            "default string",
+            "system serial number",
+            "not specified",
+            "none",
+            "n/a",
+            "unknown",
+            "0",
+            "0123456789",
+            "123456789",
+            "empty",
         ];
         let t = s.trim();
         let bad = || BadSerial(s.chars().take(40).collect());

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::domain::bmc::BmcStatus;
 use crate::domain::boot::Arch;
-use crate::domain::id::{MachineId, Mac, Name, RunId, Serial, SystemUuid};
+use crate::domain::id::{Mac, MachineId, Name, RunId, Serial, SystemUuid};
 use crate::domain::inventory::{DiskRef, Inventory};
 use crate::domain::place::Place;
 use crate::domain::power::{FirmwareKind, text_form};
@@ -42,8 +42,16 @@ text_form!(Lifecycle {
 
 impl Lifecycle {
     pub const ALL: [Self; 10] = [
-        Self::Discovered, Self::Enrolling, Self::Ready, Self::Deploying, Self::Active,
-        Self::Releasing, Self::Repairing, Self::Quarantined, Self::Retiring, Self::Retired,
+        Self::Discovered,
+        Self::Enrolling,
+        Self::Ready,
+        Self::Deploying,
+        Self::Active,
+        Self::Releasing,
+        Self::Repairing,
+        Self::Quarantined,
+        Self::Retiring,
+        Self::Retired,
     ];
 
     /// The longest a machine may stay in a working state before it counts as stuck. `None`: it may rest here.
@@ -62,8 +70,15 @@ impl Lifecycle {
     pub fn is_accepted(self) -> bool {
         match self {
             Self::Discovered => false,
-            Self::Enrolling | Self::Ready | Self::Deploying | Self::Active | Self::Releasing | Self::Repairing
-            | Self::Quarantined | Self::Retiring | Self::Retired => true,
+            Self::Enrolling
+            | Self::Ready
+            | Self::Deploying
+            | Self::Active
+            | Self::Releasing
+            | Self::Repairing
+            | Self::Quarantined
+            | Self::Retiring
+            | Self::Retired => true,
         }
     }
 }

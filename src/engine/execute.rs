@@ -120,7 +120,8 @@ impl Engine {
                     step.note = format!("{what}; try {} of {} in {} s", memory.failures + 1, step.kind.max_attempts(), after.as_secs());
                     step.checkpoint = json(&memory);
                     due = Some(now.plus(after));
-                    event(&mut tx, &machine, Some(run.id), "step.retry", Severity::Warning, format!("{}: {}", step.kind, step.note), now).await?;
+                    event(&mut tx, &machine, Some(run.id), "step.retry", Severity::Warning, format!("{}: {}", step.kind, step.note), now)
+                        .await?;
                 } else {
                     step.state = StepState::Failed;
                     step.note = what.clone();

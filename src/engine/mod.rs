@@ -59,7 +59,14 @@ pub struct Engine {
 
 impl Engine {
     pub fn new(store: Store, bmcs: Bmcs, sealer: Sealer, settings: EngineSettings) -> Self {
-        Self { store, bmcs, sealer, settings: Arc::new(settings), at_once: Arc::new(Semaphore::new(STEPS_AT_ONCE)), tasks: TaskTracker::new() }
+        Self {
+            store,
+            bmcs,
+            sealer,
+            settings: Arc::new(settings),
+            at_once: Arc::new(Semaphore::new(STEPS_AT_ONCE)),
+            tasks: TaskTracker::new(),
+        }
     }
 
     /// Works forever; after `stop` it finishes the exchanges that are out and returns.

@@ -70,7 +70,8 @@ impl Engine {
                     tx.set_run_state(run.id, m.id, RunState::Failed).await?;
                     tx.withdraw_tasks(m.id, now).await?;
                 }
-                event(&mut tx, &m, run.map(|r| r.id), "run.failed", Severity::Error, format!("{}. {}", fault.what, fault.remedy), now).await?;
+                event(&mut tx, &m, run.map(|r| r.id), "run.failed", Severity::Error, format!("{}. {}", fault.what, fault.remedy), now)
+                    .await?;
                 m.fault = Some(fault);
                 due = Some(now);
             }
@@ -134,7 +135,16 @@ async fn finish_run(tx: &mut Tx, m: &mut Machine, run: &Run, lifecycle: Lifecycl
     m.lifecycle = lifecycle;
     m.lifecycle_since = now;
     let took = crate::domain::time::spoken(now.since(run.started_at));
-    event(tx, m, Some(run.id), "run.done", Severity::Info, format!("The {} run is done after {took}: {} is {lifecycle}.", run.kind, m.name), now).await
+    event(
+        tx,
+        m,
+        Some(run.id),
+        "run.done",
+        Severity::Info,
+        format!("The {} run is done after {took}: {} is {lifecycle}.", run.kind, m.name),
+        now,
+    )
+    .await
 }
 
 /// Marks the running step as failed when its deadline passed; one that failed by itself is marked already.
@@ -144,7 +154,15 @@ async fn fail_step(tx: &mut Tx, run: &Run, now: Timestamp) -> Result<(), StoreEr
 }
 
 /// Appends an event about a machine.
-pub(crate) async fn event(tx: &mut Tx, m: &Machine, run: Option<RunId>, kind: &'static str, severity: Severity, text: String, now: Timestamp) -> Result<(), StoreError> {
+pub(crate) async fn event(
+    tx: &mut Tx,
+    m: &Machine,
+    run: Option<RunId>,
+    kind: &'static str,
+    severity: Severity,
+    text: String,
+    now: Timestamp,
+) -> Result<(), StoreError> {
     let event = NewEvent { machine: Some(m.id), run, kind, severity, text, actor: "system".to_owned() };
     tx.insert_event(EventId(clock::fresh_uuid()), now, &event).await
 }

@@ -66,7 +66,15 @@ struct TokenRow {
 impl Store {
     pub async fn user_by_name(&self, name: &str) -> Result<Option<User>> {
         let row: Option<UserRow> = in_pool!(self, p => sqlx::query_as("SELECT id, name, password_hash, role FROM users WHERE name = $1").bind(name).fetch_optional(p).await)?;
-        row.map(|r| Ok(User { id: parse("users", &r.id, &r.id)?, role: parse("users", &r.id, &r.role)?, name: r.name, password_hash: r.password_hash })).transpose()
+        row.map(|r| {
+            Ok(User {
+                id: parse("users", &r.id, &r.id)?,
+                role: parse("users", &r.id, &r.role)?,
+                name: r.name,
+                password_hash: r.password_hash,
+            })
+        })
+        .transpose()
     }
 
     pub async fn count_users(&self) -> Result<u64> {
@@ -81,7 +89,12 @@ impl Store {
              WHERE s.token_hash = $1 AND s.expires_at > $2")
             .bind(token_hash(token)).bind(now.0).fetch_optional(p).await)?;
         row.map(|r| {
-            let actor = Actor { user: parse("sessions", "", &r.user_id)?, name: r.name, role: parse("users", &r.user_id, &r.role)?, via: ActorVia::Session };
+            let actor = Actor {
+                user: parse("sessions", "", &r.user_id)?,
+                name: r.name,
+                role: parse("users", &r.user_id, &r.role)?,
+                via: ActorVia::Session,
+            };
             Ok(Session { actor, csrf: r.csrf, last_seen_at: Timestamp(r.last_seen_at) })
         })
         .transpose()

@@ -168,7 +168,14 @@ impl Store {
 
 impl Tx {
     /// Opens an agent session. Older sessions of the machine end: it booted anew.
-    pub async fn insert_agent_session(&mut self, token: &str, nonce: &str, machine: MachineId, session: uuid::Uuid, now: Timestamp) -> Result<()> {
+    pub async fn insert_agent_session(
+        &mut self,
+        token: &str,
+        nonce: &str,
+        machine: MachineId,
+        session: uuid::Uuid,
+        now: Timestamp,
+    ) -> Result<()> {
         self.touch(Some(machine));
         in_tx!(self, c => {
             sqlx::query("DELETE FROM agent_sessions WHERE machine_id = $1").bind(machine.to_string()).execute(&mut *c).await?;
@@ -199,7 +206,15 @@ impl Tx {
         Ok(())
     }
 
-    pub async fn insert_task(&mut self, id: TaskId, machine: MachineId, step: Option<StepId>, fence: i64, order: &Order, at: Timestamp) -> Result<()> {
+    pub async fn insert_task(
+        &mut self,
+        id: TaskId,
+        machine: MachineId,
+        step: Option<StepId>,
+        fence: i64,
+        order: &Order,
+        at: Timestamp,
+    ) -> Result<()> {
         let body = to_json(order)?;
         self.touch(Some(machine));
         in_tx!(self, c => sqlx::query(
@@ -217,7 +232,15 @@ impl Tx {
         Ok(())
     }
 
-    pub async fn note_task_progress(&mut self, task: TaskId, machine: MachineId, at: Timestamp, phase: &str, done: u64, total: u64) -> Result<()> {
+    pub async fn note_task_progress(
+        &mut self,
+        task: TaskId,
+        machine: MachineId,
+        at: Timestamp,
+        phase: &str,
+        done: u64,
+        total: u64,
+    ) -> Result<()> {
         self.touch(Some(machine));
         in_tx!(self, c => sqlx::query(
             "UPDATE agent_tasks SET phase = $2, done = $3, total = $4, updated_at = $5 WHERE id = $1 AND state = 'open'")
@@ -238,7 +261,15 @@ impl Tx {
         parse_opt("agent_tasks", &task.to_string(), row.and_then(|r| r.0).as_ref())
     }
 
-    pub async fn insert_agent_log(&mut self, id: uuid::Uuid, machine: MachineId, at: Timestamp, uptime_secs: f64, level: &str, line: &str) -> Result<()> {
+    pub async fn insert_agent_log(
+        &mut self,
+        id: uuid::Uuid,
+        machine: MachineId,
+        at: Timestamp,
+        uptime_secs: f64,
+        level: &str,
+        line: &str,
+    ) -> Result<()> {
         in_tx!(self, c => sqlx::query("INSERT INTO agent_logs (id, machine_id, at, uptime_secs, level, line) VALUES ($1, $2, $3, $4, $5, $6)")
             .bind(id.to_string()).bind(machine.to_string()).bind(at.0).bind(uptime_secs).bind(level).bind(line)
             .execute(c).await.map(|_| ()))?;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::domain::boot::{Boot, BootMark, BootStage, ClientArch};
-use crate::domain::id::{BootId, MachineId, Mac};
+use crate::domain::id::{BootId, Mac, MachineId};
 use crate::domain::time::Timestamp;
 use crate::store::facts::BootMarkFact;
 use crate::store::{Result, Store, Tx, from_json, in_pool, in_tx, parse, parse_opt, to_json, token_hash};
@@ -149,9 +149,19 @@ fn continues(boot: &Boot, fact: &BootMarkFact) -> bool {
     let ran = |s: BootStage| matches!(s, BootStage::Script | BootStage::Kernel | BootStage::Ramdisk | BootStage::Agent | BootStage::System);
     match fact.stage {
         BootStage::DhcpDiscover => !quiet && !boot.marks.iter().any(|m| ran(m.stage)),
-        BootStage::DhcpOffer | BootStage::DhcpOther | BootStage::DhcpRequest | BootStage::DhcpAck | BootStage::LoaderStart
-        | BootStage::LoaderDone | BootStage::LoaderStalled | BootStage::Script | BootStage::Kernel | BootStage::Ramdisk
-        | BootStage::Agent | BootStage::LocalDisk | BootStage::System => true,
+        BootStage::DhcpOffer
+        | BootStage::DhcpOther
+        | BootStage::DhcpRequest
+        | BootStage::DhcpAck
+        | BootStage::LoaderStart
+        | BootStage::LoaderDone
+        | BootStage::LoaderStalled
+        | BootStage::Script
+        | BootStage::Kernel
+        | BootStage::Ramdisk
+        | BootStage::Agent
+        | BootStage::LocalDisk
+        | BootStage::System => true,
     }
 }
 

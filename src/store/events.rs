@@ -52,7 +52,15 @@ impl Tx {
     }
 
     /// Records who did what, beside the change itself.
-    pub async fn insert_audit(&mut self, id: uuid::Uuid, at: Timestamp, actor: &Actor, action: &str, object: &str, detail: &serde_json::Value) -> Result<()> {
+    pub async fn insert_audit(
+        &mut self,
+        id: uuid::Uuid,
+        at: Timestamp,
+        actor: &Actor,
+        action: &str,
+        object: &str,
+        detail: &serde_json::Value,
+    ) -> Result<()> {
         in_tx!(self, c => sqlx::query("INSERT INTO audit (id, at, actor, via, action, object, detail) VALUES ($1, $2, $3, $4, $5, $6, $7)")
             .bind(id.to_string())
             .bind(at.0)

@@ -7,9 +7,9 @@ use std::sync::Mutex;
 
 use tokio::sync::{mpsc, oneshot};
 
-use crate::domain::id::{MachineId, Mac, TaskId};
-use crate::domain::power::FirmwareKind;
 use crate::domain::boot::{Arch, BootStage, ClientArch};
+use crate::domain::id::{Mac, MachineId, TaskId};
+use crate::domain::power::FirmwareKind;
 use crate::domain::time::Timestamp;
 use crate::store::{Result, Store, StoreError, Tx};
 

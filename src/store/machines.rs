@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::domain::bmc::{BmcAddress, BmcIdentity, BmcProtocol, BmcStatus};
 use crate::domain::boot::Arch;
-use crate::domain::id::{MachineId, Mac, Serial, SystemUuid};
+use crate::domain::id::{Mac, MachineId, Serial, SystemUuid};
 use crate::domain::inventory::{DiskRef, Inventory};
 use crate::domain::machine::{Fault, Hardware, Hold, Lifecycle, Machine, Want};
 use crate::domain::place::{Place, RackName};
@@ -192,7 +192,13 @@ impl Store {
 
     /// Machines that share a system UUID, a serial or a MAC with what was seen. The decision what that means is made
     /// in `decide::discovery`.
-    pub async fn machines_by_evidence(&self, uuid: Option<SystemUuid>, serial: Option<&Serial>, macs: &[Mac], bmc: Option<&BmcAddress>) -> Result<Vec<Machine>> {
+    pub async fn machines_by_evidence(
+        &self,
+        uuid: Option<SystemUuid>,
+        serial: Option<&Serial>,
+        macs: &[Mac],
+        bmc: Option<&BmcAddress>,
+    ) -> Result<Vec<Machine>> {
         let macs: Vec<String> = macs.iter().map(Mac::to_string).collect();
         let sql = sqlx::AssertSqlSafe(format!(
             "SELECT {MACHINE_COLUMNS} FROM machines WHERE uuid = $1 OR serial = $2
@@ -254,8 +260,7 @@ impl Store {
 
     /// The last inventory, whole.
     pub async fn inventory(&self, id: MachineId) -> Result<Option<(Inventory, Timestamp)>> {
-        let row: Option<(i64, String)> =
-            in_pool!(self, p => sqlx::query_as("SELECT at, doc FROM inventories WHERE machine_id = $1").bind(id.to_string()).fetch_optional(p).await)?;
+        let row: Option<(i64, String)> = in_pool!(self, p => sqlx::query_as("SELECT at, doc FROM inventories WHERE machine_id = $1").bind(id.to_string()).fetch_optional(p).await)?;
         row.map(|(at, doc)| Ok((from_json("inventories", &id.to_string(), &doc)?, Timestamp(at)))).transpose()
     }
 
@@ -291,8 +296,7 @@ impl Store {
 
     /// Machines by lifecycle, for summaries and metrics.
     pub async fn count_by_lifecycle(&self) -> Result<Vec<(Lifecycle, u64)>> {
-        let rows: Vec<(String, i64)> =
-            in_pool!(self, p => sqlx::query_as("SELECT lifecycle, COUNT(*) FROM machines GROUP BY lifecycle ORDER BY lifecycle").fetch_all(p).await)?;
+        let rows: Vec<(String, i64)> = in_pool!(self, p => sqlx::query_as("SELECT lifecycle, COUNT(*) FROM machines GROUP BY lifecycle ORDER BY lifecycle").fetch_all(p).await)?;
         rows.into_iter().map(|(l, n)| Ok((parse("machines", &l, &l)?, u64::try_from(n).unwrap_or(0)))).collect()
     }
 }
@@ -441,7 +445,8 @@ impl Tx {
     pub async fn add_written_disk(&mut self, machine: MachineId, disk: &DiskRef) -> Result<()> {
         self.touch(Some(machine));
         let id = machine.to_string();
-        let row: Option<(String, i64)> = in_tx!(self, c => sqlx::query_as("SELECT doc, rev FROM machines WHERE id = $1").bind(&id).fetch_optional(c).await)?;
+        let row: Option<(String, i64)> =
+            in_tx!(self, c => sqlx::query_as("SELECT doc, rev FROM machines WHERE id = $1").bind(&id).fetch_optional(c).await)?;
         let Some((text, rev)) = row else { return Err(StoreError::Conflict) };
         let mut doc: Doc = from_json("machines", &id, &text)?;
         if !doc.written_disks.contains(disk) {

@@ -33,7 +33,10 @@ pub enum StoreConfig {
 
 pub(crate) enum Pool {
     /// One writer (SQLite has one anyway, and waiting in our queue is fairer than its busy handler) and some readers.
-    Sqlite { write: sqlx::SqlitePool, read: sqlx::SqlitePool },
+    Sqlite {
+        write: sqlx::SqlitePool,
+        read: sqlx::SqlitePool,
+    },
     Postgres(sqlx::PgPool),
 }
 
@@ -63,7 +66,9 @@ pub enum StoreError {
     Full,
     #[error("the database {path} cannot be written: {why}; check the owner and mode of the file and its directory")]
     ReadOnly { path: String, why: String },
-    #[error("the database {path} was made by a newer hostler (migration {theirs}, this program knows {ours}); use that version or newer, the file was left as it was")]
+    #[error(
+        "the database {path} was made by a newer hostler (migration {theirs}, this program knows {ours}); use that version or newer, the file was left as it was"
+    )]
     Newer { path: String, theirs: i64, ours: i64 },
     #[error("the database {path} is damaged ({why}); restore a backup, the file was left as it was")]
     Damaged { path: String, why: String },

@@ -99,8 +99,7 @@ async fn look_before_touching(path: &Path, shown: &str) -> Result<()> {
 }
 
 async fn check_open_file(pool: &sqlx::SqlitePool, shown: &str) -> Result<()> {
-    let verdict: String =
-        sqlx::query_scalar("PRAGMA quick_check(1)").fetch_one(pool).await.map_err(|e| explain(&e, shown))?;
+    let verdict: String = sqlx::query_scalar("PRAGMA quick_check(1)").fetch_one(pool).await.map_err(|e| explain(&e, shown))?;
     if verdict != "ok" {
         return Err(StoreError::Damaged { path: shown.to_owned(), why: verdict });
     }

@@ -100,7 +100,8 @@ impl Store {
     /// The newest runs of a machine, newest first.
     pub async fn runs(&self, machine: MachineId, limit: u32) -> Result<Vec<Run>> {
         let sql = sqlx::AssertSqlSafe(format!("SELECT {RUN_COLUMNS} FROM runs WHERE machine_id = $1 ORDER BY started_at DESC LIMIT $2"));
-        let rows: Vec<RunRow> = in_pool!(self, p => sqlx::query_as(sql).bind(machine.to_string()).bind(i64::from(limit)).fetch_all(p).await)?;
+        let rows: Vec<RunRow> =
+            in_pool!(self, p => sqlx::query_as(sql).bind(machine.to_string()).bind(i64::from(limit)).fetch_all(p).await)?;
         let mut runs = Vec::with_capacity(rows.len());
         for row in rows {
             runs.push(self.with_steps(row).await?);
@@ -135,7 +136,12 @@ impl Store {
             "SELECT number, begun_at, ended_at, outcome FROM attempts WHERE step_id = $1 ORDER BY number").bind(step.to_string()).fetch_all(p).await)?;
         Ok(rows
             .into_iter()
-            .map(|(n, b, e, outcome)| Attempt { number: u32::try_from(n).unwrap_or(u32::MAX), begun_at: Timestamp(b), ended_at: e.map(Timestamp), outcome })
+            .map(|(n, b, e, outcome)| Attempt {
+                number: u32::try_from(n).unwrap_or(u32::MAX),
+                begun_at: Timestamp(b),
+                ended_at: e.map(Timestamp),
+                outcome,
+            })
             .collect())
     }
 

@@ -68,7 +68,9 @@ pub enum Order {
     WriteImage(Box<WriteImage>),
     WipeDisks(WipeDisks),
     /// Make the next boot come from this disk where the agent can (UEFI BootNext/BootOrder), then restart.
-    RebootToDisk { disk: Option<DiskRef> },
+    RebootToDisk {
+        disk: Option<DiskRef>,
+    },
     Reboot,
     PowerOff,
 }
@@ -122,7 +124,9 @@ pub struct ProgressReply {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "result", rename_all = "snake_case")]
 pub enum TaskResult {
-    Ok { evidence: serde_json::Value },
+    Ok {
+        evidence: serde_json::Value,
+    },
     Failed {
         /// Stable word: `disk_not_found`, `disk_mismatch`, `disk_too_small`, `download`, `hash_mismatch`, `truncated`,
         /// `decompress`, `write`, `read_back`, `grow`, `seed`, `boot_entry`, `fence`, `cancelled`, `refused`, `internal`.

@@ -4,10 +4,10 @@
 use std::time::Duration;
 
 use hostler::app::intake::{Intake, IntakeError};
-use hostler::bmc::{Bmcs, BmcSettings};
+use hostler::bmc::{BmcSettings, Bmcs};
 use hostler::clock;
 use hostler::domain::boot::Arch;
-use hostler::domain::id::{MachineId, Mac, RunId, Sha256};
+use hostler::domain::id::{Mac, MachineId, RunId, Sha256};
 use hostler::domain::image::{Image, ImageFormat};
 use hostler::domain::inventory::{Disk, Inventory, Nic};
 use hostler::domain::machine::{DeploySpec, Lifecycle, Want};
@@ -86,7 +86,8 @@ impl Site {
 }
 
 fn engine(store: &Store) -> Engine {
-    let settings = EngineSettings { owner: clock::fresh_uuid().to_string(), netboot_url: "http://127.0.0.1:1".to_owned(), power_off_ready: true };
+    let settings =
+        EngineSettings { owner: clock::fresh_uuid().to_string(), netboot_url: "http://127.0.0.1:1".to_owned(), power_off_ready: true };
     Engine::new(store.clone(), Bmcs::new(BmcSettings::default()), Sealer::from_key(&Secret::new([7; 32])), settings)
 }
 
@@ -94,7 +95,13 @@ fn inventory() -> Inventory {
     let mut inv = Inventory {
         arch: Some(Arch::X86_64),
         memory_bytes: 1 << 30,
-        disks: vec![Disk { name: "vda".into(), serial: Some("DISK1".parse().unwrap()), size_bytes: 4 << 30, transport: "virtio".into(), ..Disk::default() }],
+        disks: vec![Disk {
+            name: "vda".into(),
+            serial: Some("DISK1".parse().unwrap()),
+            size_bytes: 4 << 30,
+            transport: "virtio".into(),
+            ..Disk::default()
+        }],
         nics: vec![Nic { name: "eth0".into(), mac: MAC, speed_mbps: None, carrier: true, driver: None, pci_address: None, lldp: None }],
         ..Inventory::default()
     };
@@ -167,7 +174,11 @@ async fn a_machine_goes_from_hello_to_active_and_back_to_ready() {
         let Order::WriteImage(write) = &task.order else { panic!("{}: {:?}", on.name, task.order) };
         assert_eq!(write.disk.serial.as_ref().unwrap().as_str(), "DISK1");
         assert!(write.seed.as_ref().unwrap().meta_data.contains("local-hostname: \"web-1\""));
-        assert_eq!(site.store.machine(id).await.unwrap().unwrap().written_disks, vec![write.disk.clone()], "counts as ours before the first byte");
+        assert_eq!(
+            site.store.machine(id).await.unwrap().unwrap().written_disks,
+            vec![write.disk.clone()],
+            "counts as ours before the first byte"
+        );
         site.done(&session, &task).await;
         let reboot = site.task(&session).await;
         assert!(matches!(reboot.order, Order::RebootToDisk { .. }));
@@ -219,7 +230,8 @@ async fn a_failed_write_stops_with_a_fault_that_says_what_to_do() {
         with_image(&site).await;
         site.want(id, deploy()).await;
         let task = site.task(&session).await;
-        let failed = TaskResult::Failed { code: "hash_mismatch".into(), message: "the image is not what was promised".into(), retry: false };
+        let failed =
+            TaskResult::Failed { code: "hash_mismatch".into(), message: "the image is not what was promised".into(), retry: false };
         site.intake.result(&session, task.id, failed).await.unwrap();
         site.work().await;
         let m = site.store.machine(id).await.unwrap().unwrap();

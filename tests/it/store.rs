@@ -7,7 +7,7 @@ use hostler::app::intake::blank_machine;
 use hostler::clock;
 use hostler::decide::discovery::{Evidence, Source};
 use hostler::domain::boot::{BootStage, ClientArch};
-use hostler::domain::id::{MachineId, Mac, Serial};
+use hostler::domain::id::{Mac, MachineId, Serial};
 use hostler::domain::machine::{Lifecycle, Machine};
 use hostler::domain::time::Timestamp;
 use hostler::store::facts::{BootMarkFact, Fact};
@@ -148,9 +148,19 @@ async fn a_discover_after_the_script_is_a_new_boot() {
     for on in both().await {
         let m = machine(1);
         insert(&on.store, &m).await;
-        for (n, stage) in [BootStage::DhcpDiscover, BootStage::DhcpOffer, BootStage::Script, BootStage::DhcpDiscover].into_iter().enumerate() {
+        for (n, stage) in
+            [BootStage::DhcpDiscover, BootStage::DhcpOffer, BootStage::Script, BootStage::DhcpDiscover].into_iter().enumerate()
+        {
             let at = Timestamp(1_000_000_000).plus(Duration::from_secs(n as u64));
-            let mark = BootMarkFact { mac: m.macs[0], machine: Some(m.id), client: None, stage, at, note: String::new(), fresh: clock::fresh_uuid() };
+            let mark = BootMarkFact {
+                mac: m.macs[0],
+                machine: Some(m.id),
+                client: None,
+                stage,
+                at,
+                note: String::new(),
+                fresh: clock::fresh_uuid(),
+            };
             on.store.facts().commit(Fact::BootMark(mark)).await.unwrap();
         }
         let stages: Vec<usize> = on.store.boots(m.id, 10).await.unwrap().iter().map(|b| b.marks.len()).collect();
@@ -269,7 +279,6 @@ async fn a_locked_database_says_it_is_in_use() {
     assert!(matches!(error, StoreError::Busy { .. }), "{error}");
 }
 
-
 #[tokio::test]
 async fn a_full_disk_is_said_and_what_was_there_stays() {
     let Some(disk) = small_disk() else { return };
@@ -309,7 +318,11 @@ impl Drop for SmallDisk {
 fn small_disk() -> Option<SmallDisk> {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().to_owned();
-    let mounted = std::process::Command::new("mount").args(["-t", "tmpfs", "-o", "size=4m", "tmpfs"]).arg(&path).output().is_ok_and(|o| o.status.success());
+    let mounted = std::process::Command::new("mount")
+        .args(["-t", "tmpfs", "-o", "size=4m", "tmpfs"])
+        .arg(&path)
+        .output()
+        .is_ok_and(|o| o.status.success());
     if !mounted {
         println!("skipped: a small file system cannot be mounted here (needs root)");
         return None;

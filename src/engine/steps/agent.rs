@@ -25,11 +25,15 @@ const AGENT_LOST: Duration = Duration::from_secs(5 * 60);
 /// The agent of a boot that began after this run asked for it, or one that is still there.
 pub(super) async fn wait_agent(context: &mut Context) -> Result<StepOutcome, StepError> {
     let store = &context.engine.store;
-    let since = context.run.steps.iter().find(|s| s.kind == StepKind::BootRamdisk).and_then(|s| s.started_at).unwrap_or(context.run.started_at);
+    let since =
+        context.run.steps.iter().find(|s| s.kind == StepKind::BootRamdisk).and_then(|s| s.started_at).unwrap_or(context.run.started_at);
     if let Some(session) = store.newest_agent_session(context.machine.id).await?
         && (session.created_at >= since || is_alive(&session, context.now))
     {
-        return Ok(StepOutcome::Done { evidence: serde_json::json!({ "session": session.session, "hello_at": session.created_at }), note: "the agent said hello".to_owned() });
+        return Ok(StepOutcome::Done {
+            evidence: serde_json::json!({ "session": session.session, "hello_at": session.created_at }),
+            note: "the agent said hello".to_owned(),
+        });
     }
     let boot = store.boots(context.machine.id, 1).await?.into_iter().next().filter(|b| b.last_at >= since);
     let note = match boot.as_ref() {
@@ -171,14 +175,26 @@ pub(super) async fn take_inventory(context: &mut Context) -> Result<StepOutcome,
 pub(super) async fn write_image(context: &mut Context) -> Result<StepOutcome, StepError> {
     let store = context.engine.store.clone();
     let Want::Deploy(spec) = context.machine.want.clone() else {
-        return Err(StepError::lasting("nothing_wanted", format!("no deployment of {} is wanted any more", context.machine.name), "abort the run"));
+        return Err(StepError::lasting(
+            "nothing_wanted",
+            format!("no deployment of {} is wanted any more", context.machine.name),
+            "abort the run",
+        ));
     };
     let Some(image) = store.image(&spec.image).await? else {
-        return Err(StepError::lasting("image_unknown", format!("the image {} was removed meanwhile", spec.image), "import it again, then retry"));
+        return Err(StepError::lasting(
+            "image_unknown",
+            format!("the image {} was removed meanwhile", spec.image),
+            "import it again, then retry",
+        ));
     };
     let planned = context.run.steps.iter().find(|s| s.kind == StepKind::CheckTarget).map(|s| s.evidence.clone()).unwrap_or_default();
     if planned.get("sha256").and_then(|v| v.as_str()) != Some(image.sha256.to_string().as_str()) {
-        return Err(StepError::lasting("image_changed", format!("the image {} was replaced since this deployment was checked", image.name), "abort, then deploy again"));
+        return Err(StepError::lasting(
+            "image_changed",
+            format!("the image {} was replaced since this deployment was checked", image.name),
+            "abort, then deploy again",
+        ));
     }
     let Some((inventory, _)) = store.inventory(context.machine.id).await? else {
         return Err(StepError::lasting("no_inventory", "no inventory is known".to_owned(), "abort the run"));
@@ -226,7 +242,10 @@ fn seed(context: &Context, spec: &DeploySpec, phone_url: &str) -> Seed {
     if !keys.is_empty() {
         meta_data.push_str(&format!("public-keys:\n{}", keys.concat()));
     }
-    let vendor_data = format!("#cloud-config\nphone_home:\n  url: {}\n  post: [hostname, fqdn, instance_id, pub_key_ed25519]\n  tries: 10\n", quoted(phone_url));
+    let vendor_data = format!(
+        "#cloud-config\nphone_home:\n  url: {}\n  post: [hostname, fqdn, instance_id, pub_key_ed25519]\n  tries: 10\n",
+        quoted(phone_url)
+    );
     Seed {
         meta_data,
         user_data: spec.user_data.clone().unwrap_or_else(|| "#cloud-config\n{}\n".to_owned()),
@@ -264,7 +283,10 @@ pub(super) async fn wipe_disks(context: &mut Context) -> Result<StepOutcome, Ste
         }
     }
     if disks.is_empty() {
-        return Ok(StepOutcome::Done { evidence: serde_json::json!({ "disks": [] }), note: "the machine has no fixed disk; nothing was wiped".to_owned() });
+        return Ok(StepOutcome::Done {
+            evidence: serde_json::json!({ "disks": [] }),
+            note: "the machine has no fixed disk; nothing was wiped".to_owned(),
+        });
     }
     let count = disks.len();
     match follow(context, |_| Ok(Order::WipeDisks(WipeDisks { disks }).into())).await? {

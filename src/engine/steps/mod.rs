@@ -76,9 +76,19 @@ impl Engine {
         let Some(sealed) = self.store.bmc_sealed_password(machine).await? else { return Ok(None) };
         let row = machine.to_string();
         let password = self.sealer.unseal(&sealed, Place { table: "bmcs", row: &row, column: "password" }).map_err(|e| {
-            StepError::lasting("bmc_password_sealed", format!("the BMC password cannot be opened: {e}"), "enter the BMC's password again, then retry")
+            StepError::lasting(
+                "bmc_password_sealed",
+                format!("the BMC password cannot be opened: {e}"),
+                "enter the BMC's password again, then retry",
+            )
         })?;
-        Ok(Some(BmcAccess { address: status.address.clone(), user: status.user.clone(), password, tls_pin: status.tls_pin, prefer: status.protocol }))
+        Ok(Some(BmcAccess {
+            address: status.address.clone(),
+            user: status.user.clone(),
+            password,
+            tls_pin: status.tls_pin,
+            prefer: status.protocol,
+        }))
     }
 
     /// Records what an exchange with the BMC showed.

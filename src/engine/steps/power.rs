@@ -61,7 +61,10 @@ pub(super) async fn contact_bmc(context: &mut Context) -> Result<StepOutcome, St
     {
         return Err(StepError::lasting(
             "bmc_of_another_machine",
-            format!("the BMC at {} says it belongs to the machine with serial {theirs}, not to {} with serial {ours}", access.address, context.machine.name),
+            format!(
+                "the BMC at {} says it belongs to the machine with serial {theirs}, not to {} with serial {ours}",
+                access.address, context.machine.name
+            ),
             "correct the BMC address of this machine (packing list, cabling), then retry",
         ));
     }
@@ -91,7 +94,10 @@ pub(super) async fn boot_ramdisk(context: &mut Context) -> Result<StepOutcome, S
     if let Some(session) = context.engine.store.newest_agent_session(id).await?
         && is_alive(&session, context.now)
     {
-        return Ok(StepOutcome::Done { evidence: serde_json::json!({ "agent": session.session }), note: "the agent is there already".to_owned() });
+        return Ok(StepOutcome::Done {
+            evidence: serde_json::json!({ "agent": session.session }),
+            note: "the agent is there already".to_owned(),
+        });
     }
     let memory: BootMemory = serde_json::from_value(context.memory.data.clone()).unwrap_or_default();
     let Some(access) = access(context).await? else {
@@ -104,7 +110,10 @@ pub(super) async fn boot_ramdisk(context: &mut Context) -> Result<StepOutcome, S
     if let Some(begun) = memory.begun_at {
         let booted = context.engine.store.boots(id, 1).await?.first().is_some_and(|b| b.last_at >= begun);
         if booted {
-            return Ok(StepOutcome::Done { evidence: serde_json::json!({ "boot_seen_after": begun }), note: "its network boot has begun".to_owned() });
+            return Ok(StepOutcome::Done {
+                evidence: serde_json::json!({ "boot_seen_after": begun }),
+                note: "its network boot has begun".to_owned(),
+            });
         }
         if context.step.attempts > context.memory.failures && context.now.since(begun) < SIGNS_WITHIN {
             return Ok(StepOutcome::Again {
@@ -161,5 +170,8 @@ pub(super) async fn power_off(context: &mut Context) -> Result<StepOutcome, Step
     let mut tx = context.engine.store.begin().await?;
     tx.end_agent_sessions(id).await?;
     tx.commit().await?;
-    Ok(StepOutcome::Done { evidence: serde_json::json!({ "power_before": before, "power": "off" }), note: "powered off, the BMC confirms it".to_owned() })
+    Ok(StepOutcome::Done {
+        evidence: serde_json::json!({ "power_before": before, "power": "off" }),
+        note: "powered off, the BMC confirms it".to_owned(),
+    })
 }

@@ -61,7 +61,11 @@ pub(super) async fn boot_disk(context: &mut Context) -> Result<StepOutcome, Step
             tx.begin_attempt(&context.step, now).await?;
             tx.insert_task(task, id, Some(context.step.id), context.step.fence, &Order::RebootToDisk { disk }, now).await?;
             tx.commit().await?;
-            Ok(StepOutcome::Again { checkpoint: json(&memory), after: LOOK_AGAIN, note: "the agent is told to restart from disk".to_owned() })
+            Ok(StepOutcome::Again {
+                checkpoint: json(&memory),
+                after: LOOK_AGAIN,
+                note: "the agent is told to restart from disk".to_owned(),
+            })
         }
         (None, Some(access)) => {
             let bmcs = context.engine.bmcs.clone();
@@ -70,7 +74,10 @@ pub(super) async fn boot_disk(context: &mut Context) -> Result<StepOutcome, Step
             context.begin_attempt().await?;
             let action = if before == PowerState::Off { PowerAction::On } else { PowerAction::Cycle };
             exchange(context, bmcs.set_power(id, &access, action).await).await?;
-            Ok(StepOutcome::Done { evidence: serde_json::json!({ "power_action": action }), note: format!("restarted from disk by the BMC (power {action})") })
+            Ok(StepOutcome::Done {
+                evidence: serde_json::json!({ "power_action": action }),
+                note: format!("restarted from disk by the BMC (power {action})"),
+            })
         }
         (None, None) => Err(StepError::lasting(
             "agent_lost",
@@ -102,7 +109,10 @@ async fn follow_restart(context: &mut Context, memory: BootDiskMemory, task: Tas
 pub(super) async fn wait_system(context: &mut Context) -> Result<StepOutcome, StepError> {
     if let Some((at, body)) = context.engine.store.phone_home(context.run.id).await? {
         let shown: String = body.chars().take(500).collect();
-        return Ok(StepOutcome::Done { evidence: serde_json::json!({ "called_at": at, "said": shown }), note: "the system reported in".to_owned() });
+        return Ok(StepOutcome::Done {
+            evidence: serde_json::json!({ "called_at": at, "said": shown }),
+            note: "the system reported in".to_owned(),
+        });
     }
     let since = context.step.started_at.unwrap_or(context.now);
     let boot = context.engine.store.boots(context.machine.id, 1).await?.into_iter().next().filter(|b| b.started_at >= since);

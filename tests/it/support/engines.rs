@@ -48,7 +48,8 @@ impl Server {
     /// Makes an empty database and returns its URL.
     pub fn new_database(&self) -> String {
         let name = format!("t{}", DATABASES.fetch_add(1, Ordering::Relaxed));
-        let made = Command::new(bin().unwrap().join("createdb")).args(["-h"]).arg(&self.dir).args(["-U", "hostler", &name]).output().unwrap();
+        let made =
+            Command::new(bin().unwrap().join("createdb")).args(["-h"]).arg(&self.dir).args(["-U", "hostler", &name]).output().unwrap();
         assert!(made.status.success(), "createdb: {}", String::from_utf8_lossy(&made.stderr));
         format!("postgres://hostler@localhost/{name}?host={}", self.dir.display())
     }
