@@ -54,7 +54,9 @@ pub enum SecretError {
     NotAKey { path: PathBuf },
     #[error("a sealed value is damaged: {0}")]
     Damaged(&'static str),
-    #[error("a sealed value does not open with this key: the key file does not belong to this database, or the value was moved from another row; enter the password again")]
+    #[error(
+        "a sealed value does not open with this key: the key file does not belong to this database, or the value was moved from another row; enter the password again"
+    )]
     WrongKey,
 }
 
@@ -185,7 +187,12 @@ mod tests {
     #[test]
     fn a_value_moved_to_another_place_does_not_open() {
         let sealed = sealer(1).seal(&Secret::new("x".to_owned()), PLACE).unwrap();
-        for place in [Place { row: "m2", ..PLACE }, Place { column: "user", ..PLACE }, Place { table: "machine", ..PLACE }, Place { table: "machinesm", row: "1", ..PLACE }] {
+        for place in [
+            Place { row: "m2", ..PLACE },
+            Place { column: "user", ..PLACE },
+            Place { table: "machine", ..PLACE },
+            Place { table: "machinesm", row: "1", ..PLACE },
+        ] {
             assert!(matches!(sealer(1).unseal(&sealed, place), Err(SecretError::WrongKey)), "{place:?}");
         }
         assert!(matches!(sealer(2).unseal(&sealed, PLACE), Err(SecretError::WrongKey)));

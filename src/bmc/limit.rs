@@ -70,7 +70,9 @@ impl LoginGuard {
             self.paused_until = None;
         }
         match self.paused_until {
-            Some(until) if self.failures >= LOGIN_FAILURE_CAP && now < until => Err(Paused { failures: self.failures, wait: until.since(now) }),
+            Some(until) if self.failures >= LOGIN_FAILURE_CAP && now < until => {
+                Err(Paused { failures: self.failures, wait: until.since(now) })
+            }
             Some(_) | None => Ok(()),
         }
     }

@@ -9,7 +9,7 @@ mod limit;
 pub mod redfish;
 mod router;
 
-pub use router::{Bmcs, BmcSettings};
+pub use router::{BmcSettings, Bmcs};
 
 use std::time::Duration;
 
@@ -127,8 +127,14 @@ pub enum Advice {
 impl BmcError {
     pub fn advice(&self) -> Advice {
         match self {
-            Self::Unreachable { .. } | Self::Timeout { .. } | Self::Nonsense { .. } | Self::Busy { .. } | Self::NotEffective { .. } => Advice::Retry,
-            Self::Unauthorized { .. } | Self::Paused { .. } | Self::Refused { .. } | Self::Unsupported { .. } | Self::CertificateChanged { .. } => Advice::Stop,
+            Self::Unreachable { .. } | Self::Timeout { .. } | Self::Nonsense { .. } | Self::Busy { .. } | Self::NotEffective { .. } => {
+                Advice::Retry
+            }
+            Self::Unauthorized { .. }
+            | Self::Paused { .. }
+            | Self::Refused { .. }
+            | Self::Unsupported { .. }
+            | Self::CertificateChanged { .. } => Advice::Stop,
         }
     }
 
@@ -151,13 +157,17 @@ impl BmcError {
     /// What a person can do about it.
     pub fn remedy(&self) -> &'static str {
         match self {
-            Self::Unauthorized { .. } | Self::Paused { .. } => "correct the BMC's user and password (hostler machine bmc NAME --user U --password-file F), then retry",
+            Self::Unauthorized { .. } | Self::Paused { .. } => {
+                "correct the BMC's user and password (hostler machine bmc NAME --user U --password-file F), then retry"
+            }
             Self::Unreachable { .. } | Self::Timeout { .. } => "check the BMC's address, its cable and the management network, then retry",
             Self::Nonsense { .. } => "look at the BMC's web page; reset or update the BMC if it is confused, then retry",
             Self::Refused { .. } => "read the BMC's reason; change the account's role or the machine's settings, then retry",
             Self::Busy { .. } => "wait until the BMC finished what it does, then retry",
             Self::Unsupported { .. } => "do this act by hand at the machine, then retry",
-            Self::CertificateChanged { .. } => "if the BMC was replaced or got a new certificate, drop the pin (hostler machine bmc NAME --repin), then retry; if not, someone may be in between",
+            Self::CertificateChanged { .. } => {
+                "if the BMC was replaced or got a new certificate, drop the pin (hostler machine bmc NAME --repin), then retry; if not, someone may be in between"
+            }
             Self::NotEffective { .. } => "look at the machine's console; power it by hand or reset its BMC, then retry",
         }
     }

@@ -171,7 +171,13 @@ impl Bmcs {
     }
 
     /// See [`Bmc::set_boot_once`].
-    pub async fn set_boot_once(&self, machine: MachineId, access: &BmcAccess, device: BootDevice, firmware: FirmwareKind) -> Result<Answer<BootSet>, BmcError> {
+    pub async fn set_boot_once(
+        &self,
+        machine: MachineId,
+        access: &BmcAccess,
+        device: BootDevice,
+        firmware: FirmwareKind,
+    ) -> Result<Answer<BootSet>, BmcError> {
         self.call(machine, access, AfterTimeout::TryOther, move |d| async move { d.set_boot_once(device, firmware).await }).await
     }
 
@@ -220,7 +226,13 @@ impl Bmcs {
         }))
     }
 
-    async fn call<T, F, Fut>(&self, machine: MachineId, access: &BmcAccess, after_timeout: AfterTimeout, ask: F) -> Result<Answer<T>, BmcError>
+    async fn call<T, F, Fut>(
+        &self,
+        machine: MachineId,
+        access: &BmcAccess,
+        after_timeout: AfterTimeout,
+        ask: F,
+    ) -> Result<Answer<T>, BmcError>
     where
         F: Fn(Arc<Driver>) -> Fut,
         Fut: Future<Output = Result<T, BmcError>>,
@@ -266,11 +278,14 @@ impl Bmcs {
                     return Ok(answer);
                 }
                 Err(error @ (BmcError::Unsupported { .. } | BmcError::Unreachable { .. })) => first_error = Some(both(first_error, error)),
-                Err(error @ BmcError::Timeout { .. }) if after_timeout == AfterTimeout::TryOther => first_error = Some(both(first_error, error)),
+                Err(error @ BmcError::Timeout { .. }) if after_timeout == AfterTimeout::TryOther => {
+                    first_error = Some(both(first_error, error))
+                }
                 Err(error) => return Err(error),
             }
         }
-        Err(first_error.unwrap_or_else(|| BmcError::Unsupported { address: access.address.to_string(), what: "a protocol we speak".into() }))
+        Err(first_error
+            .unwrap_or_else(|| BmcError::Unsupported { address: access.address.to_string(), what: "a protocol we speak".into() }))
     }
 
     async fn ask<T, F, Fut>(&self, entry: &Entry, access: &BmcAccess, protocol: BmcProtocol, ask: &F) -> Result<Answer<T>, BmcError>
@@ -337,7 +352,13 @@ impl Entry {
             }
         }
         let client = Arc::new(Service::new(access, timing, Arc::clone(&self.pace))?);
-        state.redfish = Some(Kept { user: access.user.clone(), password: access.password.clone(), tls: access.address.tls, pin: access.tls_pin, client: Arc::clone(&client) });
+        state.redfish = Some(Kept {
+            user: access.user.clone(),
+            password: access.password.clone(),
+            tls: access.address.tls,
+            pin: access.tls_pin,
+            client: Arc::clone(&client),
+        });
         Ok(client)
     }
 
@@ -347,7 +368,13 @@ impl Entry {
             return Arc::clone(&kept.client);
         }
         let client = Arc::new(Ipmi::new(access, port, timing, Arc::clone(&self.pace)));
-        state.ipmi = Some(Kept { user: access.user.clone(), password: access.password.clone(), tls: access.address.tls, pin: None, client: Arc::clone(&client) });
+        state.ipmi = Some(Kept {
+            user: access.user.clone(),
+            password: access.password.clone(),
+            tls: access.address.tls,
+            pin: None,
+            client: Arc::clone(&client),
+        });
         client
     }
 }
@@ -371,7 +398,9 @@ fn both(first: Option<BmcError>, second: BmcError) -> BmcError {
         (Some(BmcError::Unreachable { address, why }), BmcError::Timeout { after, .. }) => {
             BmcError::Unreachable { address, why: format!("{why}; and by the other protocol no answer came within {} s", after.as_secs()) }
         }
-        (Some(BmcError::Unsupported { address, what: a }), BmcError::Unsupported { what: b, .. }) => BmcError::Unsupported { address, what: format!("{a}, nor {b}") },
+        (Some(BmcError::Unsupported { address, what: a }), BmcError::Unsupported { what: b, .. }) => {
+            BmcError::Unsupported { address, what: format!("{a}, nor {b}") }
+        }
         // What is there but cannot do it says more than what is not there.
         (Some(first @ BmcError::Unsupported { .. }), _) => first,
         (Some(_), second @ BmcError::Unsupported { .. }) => second,

@@ -167,12 +167,16 @@ pub enum Failure {
 pub fn failure(code: u8) -> Failure {
     let words = match CompletionErrorCode::try_from(code) {
         Ok(CompletionErrorCode::InsufficientPrivilege) => "the user's privilege does not allow it (completion code 0xd4)".to_owned(),
-        Ok(CompletionErrorCode::CannotExecuteCommandInCurrentState) => "not possible in the present state (completion code 0xd5)".to_owned(),
+        Ok(CompletionErrorCode::CannotExecuteCommandInCurrentState) => {
+            "not possible in the present state (completion code 0xd5)".to_owned()
+        }
         Ok(other) => format!("{other:?} (completion code {code:#04x})"),
         Err(()) => format!("completion code {code:#04x}"),
     };
     match CompletionErrorCode::try_from(code) {
-        Ok(CompletionErrorCode::InvalidCommand | CompletionErrorCode::InvalidCommandForLun | CompletionErrorCode::SubFunctionDisabled) => Failure::Missing,
+        Ok(CompletionErrorCode::InvalidCommand | CompletionErrorCode::InvalidCommandForLun | CompletionErrorCode::SubFunctionDisabled) => {
+            Failure::Missing
+        }
         Ok(
             CompletionErrorCode::NodeBusy
             | CompletionErrorCode::ProcessingTimeout
@@ -235,7 +239,9 @@ pub fn chassis_control(action: PowerAction) -> u8 {
 }
 
 pub fn chassis_action(code: u8) -> Option<PowerAction> {
-    [PowerAction::Off, PowerAction::On, PowerAction::Cycle, PowerAction::Reset, PowerAction::Soft].into_iter().find(|a| chassis_control(*a) == code & 0x0f)
+    [PowerAction::Off, PowerAction::On, PowerAction::Cycle, PowerAction::Reset, PowerAction::Soft]
+        .into_iter()
+        .find(|a| chassis_control(*a) == code & 0x0f)
 }
 
 /// Get Chassis Status (28.2): bit 0 of the first byte.
@@ -315,7 +321,9 @@ fn fields(area: &[u8], at: usize) -> Vec<Option<String>> {
         out.push(match kind >> 6 {
             0b11 => printable(value.iter().map(|b| char::from(*b))),
             0b10 => printable(six_bit(value)),
-            0b01 => printable(value.iter().flat_map(|b| [b >> 4, b & 0x0f]).map(|n| char::from(b"0123456789 -.:,_"[usize::from(n & 0x0f)]))),
+            0b01 => {
+                printable(value.iter().flat_map(|b| [b >> 4, b & 0x0f]).map(|n| char::from(b"0123456789 -.:,_"[usize::from(n & 0x0f)])))
+            }
             _ => None,
         });
         rest = tail;
@@ -438,7 +446,12 @@ mod tests {
 
     #[test]
     fn a_fru_gives_the_product_and_every_encoding_is_read() {
-        let fru_in = Fru { manufacturer: Some("LabCorp".into()), model: Some("LabServer-1".into()), serial: Some("SN00042".into()), asset_tag: None };
+        let fru_in = Fru {
+            manufacturer: Some("LabCorp".into()),
+            model: Some("LabServer-1".into()),
+            serial: Some("SN00042".into()),
+            asset_tag: None,
+        };
         let bytes = write_fru(&fru_in);
         assert_eq!(bytes.len() % 8, 0);
         assert_eq!(fru(&bytes), fru_in);

@@ -71,7 +71,9 @@ impl Suite {
     fn hmac(self, key: &[u8], parts: &[&[u8]]) -> Vec<u8> {
         fn run<M: Mac + KeyInit>(key: &[u8], parts: &[&[u8]]) -> Vec<u8> {
             // HMAC takes keys of every length (RFC 2104), so the empty code below is never used; it would match nothing.
-            <M as KeyInit>::new_from_slice(key).map(|m| parts.iter().fold(m, |m, p| m.chain_update(p)).finalize().into_bytes().to_vec()).unwrap_or_default()
+            <M as KeyInit>::new_from_slice(key)
+                .map(|m| parts.iter().fold(m, |m, p| m.chain_update(p)).finalize().into_bytes().to_vec())
+                .unwrap_or_default()
         }
         match self {
             Self::Sha1 => run::<Hmac<sha1::Sha1>>(key, parts),
@@ -122,7 +124,9 @@ impl Payload {
     }
 
     fn from_number(number: u8) -> Option<Self> {
-        [Self::Ipmi, Self::OpenRequest, Self::OpenResponse, Self::Rakp1, Self::Rakp2, Self::Rakp3, Self::Rakp4].into_iter().find(|p| p.number() == number)
+        [Self::Ipmi, Self::OpenRequest, Self::OpenResponse, Self::Rakp1, Self::Rakp2, Self::Rakp3, Self::Rakp4]
+            .into_iter()
+            .find(|p| p.number() == number)
     }
 }
 
@@ -253,7 +257,15 @@ impl Exchange {
         let role = [self.role, self.name_length()];
         self.suite.hmac(
             key,
-            &[&self.console_session.to_le_bytes(), &self.bmc_session.to_le_bytes(), &self.console_random, &self.bmc_random, &self.bmc_guid, &role, name],
+            &[
+                &self.console_session.to_le_bytes(),
+                &self.bmc_session.to_le_bytes(),
+                &self.console_random,
+                &self.bmc_random,
+                &self.bmc_guid,
+                &role,
+                name,
+            ],
         )
     }
 
@@ -446,7 +458,12 @@ impl OpenRequest {
     }
 
     pub fn read(b: &[u8]) -> Result<Self, BadPacket> {
-        Ok(Self { tag: byte(b, 0)?, privilege: byte(b, 1)? & 0x0f, console_session: u32_at(b, 4)?, algorithms: [byte(b, 12)?, byte(b, 20)?, byte(b, 28)?].map(|a| a & 0x3f) })
+        Ok(Self {
+            tag: byte(b, 0)?,
+            privilege: byte(b, 1)? & 0x0f,
+            console_session: u32_at(b, 4)?,
+            algorithms: [byte(b, 12)?, byte(b, 20)?, byte(b, 28)?].map(|a| a & 0x3f),
+        })
     }
 }
 
@@ -537,7 +554,8 @@ impl Rakp2 {
     }
 
     pub fn read(b: &[u8]) -> Result<Self, BadPacket> {
-        let mut out = Self { tag: byte(b, 0)?, status: byte(b, 1)?, console_session: 0, bmc_random: [0; 16], bmc_guid: [0; 16], code: Vec::new() };
+        let mut out =
+            Self { tag: byte(b, 0)?, status: byte(b, 1)?, console_session: 0, bmc_random: [0; 16], bmc_guid: [0; 16], code: Vec::new() };
         if out.status == status::OK {
             out.console_session = u32_at(b, 4)?;
             out.bmc_random = take(b, 8)?;
@@ -582,7 +600,16 @@ mod tests {
     use proptest::prelude::*;
 
     fn exchange(suite: Suite) -> Exchange {
-        Exchange { suite, console_session: 0x0a0b_0c0d, bmc_session: 0x0102_0304, console_random: [1; 16], bmc_random: [2; 16], bmc_guid: [3; 16], role: 0x14, user: b"admin".to_vec() }
+        Exchange {
+            suite,
+            console_session: 0x0a0b_0c0d,
+            bmc_session: 0x0102_0304,
+            console_random: [1; 16],
+            bmc_random: [2; 16],
+            bmc_guid: [3; 16],
+            role: 0x14,
+            user: b"admin".to_vec(),
+        }
     }
 
     #[test]
@@ -611,7 +638,8 @@ mod tests {
         let open = OpenRequest { tag: 5, privilege: 4, console_session: 77, algorithms: Suite::Sha256.algorithms() };
         assert_eq!(open.write().len(), 32);
         assert_eq!(OpenRequest::read(&open.write()), Ok(open));
-        let opened = OpenResponse { tag: 5, status: 0, privilege: 4, console_session: 77, bmc_session: 88, algorithms: Suite::Sha1.algorithms() };
+        let opened =
+            OpenResponse { tag: 5, status: 0, privilege: 4, console_session: 77, bmc_session: 88, algorithms: Suite::Sha1.algorithms() };
         assert_eq!(opened.write().len(), 36);
         assert_eq!(OpenResponse::read(&opened.write()), Ok(opened));
         assert_eq!(OpenResponse::read(&[5, 0x11, 0, 0, 77, 0, 0, 0]).unwrap().status, status::NO_MATCHING_SUITE);

@@ -104,12 +104,15 @@ impl Ipmi {
             Some((session, last)) if last.elapsed() < SESSION_IDLE_CAP => (session, true),
             Some(_) | None => (self.open().await?, false),
         };
-        let answer = match session.call(command, data, repeat).await {
-            Err(SessionError::Timeout(_)) if reused && repeat == Repeat::Yes => {
-                session = self.open().await?;
-                session.call(command, data, repeat).await
-            }
-            other => other,
+        let answer = match (reused, repeat) {
+            (true, Repeat::Yes) => match session.call(command, data, Repeat::Briefly).await {
+                Err(SessionError::Timeout(_)) => {
+                    session = self.open().await?;
+                    session.call(command, data, repeat).await
+                }
+                other => other,
+            },
+            (false, _) | (_, Repeat::Briefly | Repeat::No) => session.call(command, data, repeat).await,
         };
         // After an error the session is left to the BMC's timeout: it may be half-dead.
         let answer = answer.map_err(|e| self.error(e))?;
@@ -188,10 +191,12 @@ impl Ipmi {
             let (code, data) = self.raw(ipmi::READ_FRU, &[0, low, high, count], Repeat::Yes).await?;
             match (code, data.as_slice()) {
                 (completion::OK, [returned, data @ ..]) if *returned > 0 => bytes.extend(data.iter().take(usize::from(*returned))),
-                (completion::LENGTH_INVALID | completion::OUT_OF_RANGE | completion::CANNOT_RETURN | completion::INVALID_FIELD, _) => match chunks.next() {
-                    Some(smaller) => chunk = smaller,
-                    None => break,
-                },
+                (completion::LENGTH_INVALID | completion::OUT_OF_RANGE | completion::CANNOT_RETURN | completion::INVALID_FIELD, _) => {
+                    match chunks.next() {
+                        Some(smaller) => chunk = smaller,
+                        None => break,
+                    }
+                }
                 _ => break,
             }
         }
@@ -234,17 +239,21 @@ impl Bmc for Ipmi {
             // 28.3: power cycle does nothing, or is refused, when the power is off; a cycle ends with it on.
             (PowerAction::On, _) | (PowerAction::Cycle, PowerState::Off) => self.switch(PowerAction::On, PowerState::On).await,
             (PowerAction::Off, _) => self.switch(PowerAction::Off, PowerState::Off).await,
-            (PowerAction::Reset, PowerState::Off) => Err(self.error(SessionError::Refused("the machine is off and cannot be reset; power it on instead".into()))),
+            (PowerAction::Reset, PowerState::Off) => {
+                Err(self.error(SessionError::Refused("the machine is off and cannot be reset; power it on instead".into())))
+            }
             (PowerAction::Soft, _) => self.write(ipmi::CHASSIS_CONTROL, &[ipmi::chassis_control(PowerAction::Soft)], Repeat::Yes).await,
             (PowerAction::Reset, _) => self.write(ipmi::CHASSIS_CONTROL, &[ipmi::chassis_control(PowerAction::Reset)], Repeat::No).await,
-            (PowerAction::Cycle, _) => match self.write(ipmi::CHASSIS_CONTROL, &[ipmi::chassis_control(PowerAction::Cycle)], Repeat::No).await {
-                // 28.3 makes it optional.
-                Err(BmcError::Refused { .. } | BmcError::Unsupported { .. }) => {
-                    self.switch(PowerAction::Off, PowerState::Off).await?;
-                    self.switch(PowerAction::On, PowerState::On).await
+            (PowerAction::Cycle, _) => {
+                match self.write(ipmi::CHASSIS_CONTROL, &[ipmi::chassis_control(PowerAction::Cycle)], Repeat::No).await {
+                    // 28.3 makes it optional.
+                    Err(BmcError::Refused { .. } | BmcError::Unsupported { .. }) => {
+                        self.switch(PowerAction::Off, PowerState::Off).await?;
+                        self.switch(PowerAction::On, PowerState::On).await
+                    }
+                    other => other,
                 }
-                other => other,
-            },
+            }
         }
     }
 

@@ -8,10 +8,15 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::domain::secret::Secret;
 use crate::wire::ipmi::{self, Command, Request, Response};
-use crate::wire::rmcp::{self, BadPacket, DATAGRAM_CAP, Exchange, Keys, OpenRequest, OpenResponse, Packet, Payload, Rakp1, Rakp2, RakpCode, Suite, status};
+use crate::wire::rmcp::{
+    self, BadPacket, DATAGRAM_CAP, Exchange, Keys, OpenRequest, OpenResponse, Packet, Payload, Rakp1, Rakp2, RakpCode, Suite, status,
+};
 
 /// Waits for an answer after the first sending and after each repetition. Sum: 7.5 s.
 const RESEND: [Duration; 4] = [Duration::from_millis(500), Duration::from_secs(1), Duration::from_secs(2), Duration::from_secs(4)];
+/// The same for a session that was idle before: BMCs drop idle sessions without a word, and then a new one helps, not more
+/// waiting. Sum: 1.5 s.
+const RESEND_REUSED: [Duration; 2] = [Duration::from_millis(500), Duration::from_secs(1)];
 /// For a request that must not run twice: sent once, waited for as long as the others.
 const SEND_ONCE: [Duration; 1] = [Duration::from_millis(7500)];
 /// Rounds of the key exchange: a lost RAKP 4 leaves the BMC in a session we cannot use, so a second begins anew.
@@ -27,6 +32,8 @@ const THIS_CHANNEL: u8 = 0x0e;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Repeat {
     Yes,
+    /// Yes, but soon give up this session and let the caller open another.
+    Briefly,
     No,
 }
 
@@ -78,7 +85,11 @@ struct Link {
 impl Link {
     async fn open(host: &str, port: u16) -> Result<Self, SessionError> {
         let unreachable = |e: std::io::Error| SessionError::Unreachable(e.to_string());
-        let target: SocketAddr = tokio::net::lookup_host((host, port)).await.map_err(unreachable)?.next().ok_or_else(|| SessionError::Unreachable("the name has no address".into()))?;
+        let target: SocketAddr = tokio::net::lookup_host((host, port))
+            .await
+            .map_err(unreachable)?
+            .next()
+            .ok_or_else(|| SessionError::Unreachable("the name has no address".into()))?;
         let any: SocketAddr = if target.is_ipv4() { (Ipv4Addr::UNSPECIFIED, 0).into() } else { (Ipv6Addr::UNSPECIFIED, 0).into() };
         let socket = UdpSocket::bind(any).await.map_err(unreachable)?;
         socket.connect(target).await.map_err(unreachable)?;
@@ -120,7 +131,9 @@ impl Link {
             }
         }
         if refused {
-            return Err(SessionError::Unreachable("nothing listens on its IPMI port (UDP): IPMI over LAN is off, or another program owns the address".into()));
+            return Err(SessionError::Unreachable(
+                "nothing listens on its IPMI port (UDP): IPMI over LAN is off, or another program owns the address".into(),
+            ));
         }
         Err(SessionError::Timeout(waits.iter().sum()))
     }
@@ -129,22 +142,36 @@ impl Link {
     async fn plain(&mut self, command: Command, data: Vec<u8>, sequence: u8) -> Result<Response, SessionError> {
         let request = Request { netfn: command.netfn, command: command.number, sequence, data };
         let bytes = Packet::plain15(&request.write());
-        self.exchange(&RESEND, || bytes.clone(), |b| match Packet::read(b) {
-            Ok(Packet::Plain15(payload) | Packet::Plain20(Payload::Ipmi, payload)) => answer_to(&request, payload),
-            Ok(Packet::Plain20(..) | Packet::Session { .. } | Packet::Ping { .. }) | Err(_) => None,
-        })
+        self.exchange(
+            &RESEND,
+            || bytes.clone(),
+            |b| match Packet::read(b) {
+                Ok(Packet::Plain15(payload) | Packet::Plain20(Payload::Ipmi, payload)) => answer_to(&request, payload),
+                Ok(Packet::Plain20(..) | Packet::Session { .. } | Packet::Ping { .. }) | Err(_) => None,
+            },
+        )
         .await
     }
 
     /// A set-up message and its answer, recognised by payload type and message tag.
-    async fn set_up<T>(&mut self, send: Payload, body: Vec<u8>, expect: Payload, read: impl Fn(&[u8]) -> Result<T, BadPacket>) -> Result<T, SessionError> {
+    async fn set_up<T>(
+        &mut self,
+        send: Payload,
+        body: Vec<u8>,
+        expect: Payload,
+        read: impl Fn(&[u8]) -> Result<T, BadPacket>,
+    ) -> Result<T, SessionError> {
         let tag = body.first().copied();
         let bytes = Packet::plain20(send, &body);
         let answer = self
-            .exchange(&RESEND, || bytes.clone(), |b| match Packet::read(b) {
-                Ok(Packet::Plain20(kind, payload)) if kind == expect && payload.first().copied() == tag => Some(payload.to_vec()),
-                Ok(Packet::Plain15(_) | Packet::Plain20(..) | Packet::Session { .. } | Packet::Ping { .. }) | Err(_) => None,
-            })
+            .exchange(
+                &RESEND,
+                || bytes.clone(),
+                |b| match Packet::read(b) {
+                    Ok(Packet::Plain20(kind, payload)) if kind == expect && payload.first().copied() == tag => Some(payload.to_vec()),
+                    Ok(Packet::Plain15(_) | Packet::Plain20(..) | Packet::Session { .. } | Packet::Ping { .. }) | Err(_) => None,
+                },
+            )
             .await?;
         Ok(read(&answer)?)
     }
@@ -195,12 +222,23 @@ impl Session {
                     return Ok(session);
                 }
                 Err(SetUp::OtherSuite(why)) if suites.len() > 1 => {
-                    tracing::debug!(host, suite = suite.id(), status = status::sentence(why), "The BMC offers a cipher suite and then refuses it");
+                    tracing::debug!(
+                        host,
+                        suite = suite.id(),
+                        status = status::sentence(why),
+                        "The BMC offers a cipher suite and then refuses it"
+                    );
                     suites.remove(0);
                 }
-                Err(SetUp::OtherSuite(why)) => return Err(SessionError::Unsupported(format!("cipher suite {} ({})", suite.id(), status::sentence(why)))),
+                Err(SetUp::OtherSuite(why)) => {
+                    return Err(SessionError::Unsupported(format!("cipher suite {} ({})", suite.id(), status::sentence(why))));
+                }
                 Err(SetUp::LowerRole) if role == ADMINISTRATOR => role = OPERATOR,
-                Err(SetUp::LowerRole) => return Err(SessionError::Refused("the user has neither administrator nor operator privilege on its LAN channel".into())),
+                Err(SetUp::LowerRole) => {
+                    return Err(SessionError::Refused(
+                        "the user has neither administrator nor operator privilege on its LAN channel".into(),
+                    ));
+                }
                 Err(SetUp::Again(e)) => {
                     rounds -= 1;
                     if rounds == 0 {
@@ -220,7 +258,11 @@ impl Session {
             // 22.18: above the channel's or the user's limit.
             0x80..=0x82 if role == ADMINISTRATOR => {
                 let answer = self.call(ipmi::SET_PRIVILEGE, &[OPERATOR], Repeat::Yes).await?;
-                if answer.completion == ipmi::completion::OK { Ok(()) } else { Err(SessionError::Refused("it does not let the user become operator".into())) }
+                if answer.completion == ipmi::completion::OK {
+                    Ok(())
+                } else {
+                    Err(SessionError::Refused("it does not let the user become operator".into()))
+                }
             }
             code => Err(SessionError::Refused(format!("it does not raise the session's privilege (completion code {code:#04x})"))),
         }
@@ -235,6 +277,7 @@ impl Session {
         let body = request.write();
         let waits: &[Duration] = match repeat {
             Repeat::Yes => &RESEND,
+            Repeat::Briefly => &RESEND_REUSED,
             Repeat::No => &SEND_ONCE,
         };
         let Self { link, keys, console_session, bmc_session, sequence, .. } = self;
@@ -246,7 +289,9 @@ impl Session {
                 keys.seal(*bmc_session, *sequence, Payload::Ipmi, &body, crate::clock::random())
             },
             |b| match Packet::read(b) {
-                Ok(Packet::Session { id, payload: Payload::Ipmi, packet, .. }) if id == *console_session => answer_to(&request, &keys.open(packet).ok()?),
+                Ok(Packet::Session { id, payload: Payload::Ipmi, packet, .. }) if id == *console_session => {
+                    answer_to(&request, &keys.open(packet).ok()?)
+                }
                 Ok(Packet::Session { .. } | Packet::Plain15(_) | Packet::Plain20(..) | Packet::Ping { .. }) | Err(_) => None,
             },
         )
@@ -300,7 +345,9 @@ async fn set_up(link: &mut Link, login: &Login<'_>, suite: Suite, role: u8) -> R
     let opened = link.set_up(Payload::OpenRequest, open.write(), Payload::OpenResponse, OpenResponse::read).await?;
     match opened.status {
         status::OK => {}
-        status::NO_RESOURCES | status::NO_RESOURCES_FOR_ROLE => return Err(SessionError::Busy(status::sentence(opened.status).into()).into()),
+        status::NO_RESOURCES | status::NO_RESOURCES_FOR_ROLE => {
+            return Err(SessionError::Busy(status::sentence(opened.status).into()).into());
+        }
         code @ (0x03..=0x07 | 0x10 | status::NO_MATCHING_SUITE) => return Err(SetUp::OtherSuite(code)),
         status::BAD_ROLE | status::ROLE_NOT_ALLOWED => return Err(SetUp::LowerRole),
         code => return Err(SessionError::Refused(format!("it opens no session: {}", status::sentence(code))).into()),
@@ -319,7 +366,13 @@ async fn set_up(link: &mut Link, login: &Login<'_>, suite: Suite, role: u8) -> R
         user: login.user.as_bytes().to_vec(),
     };
     let tag = tag.wrapping_add(1);
-    let one = Rakp1 { tag, bmc_session: exchange.bmc_session, console_random: exchange.console_random, role: exchange.role, user: exchange.user.clone() };
+    let one = Rakp1 {
+        tag,
+        bmc_session: exchange.bmc_session,
+        console_random: exchange.console_random,
+        role: exchange.role,
+        user: exchange.user.clone(),
+    };
     let two = link.set_up(Payload::Rakp1, one.write(), Payload::Rakp2, Rakp2::read).await?;
     match two.status {
         status::OK => {}
@@ -353,7 +406,12 @@ async fn set_up(link: &mut Link, login: &Login<'_>, suite: Suite, role: u8) -> R
         status::OK => {}
         status::BAD_CODE | status::UNKNOWN_NAME => return Err(SessionError::Unauthorized.into()),
         // Our RAKP 3 came twice because its answer was lost.
-        code @ (status::BAD_SESSION | 0x08) => return Err(SetUp::Again(SessionError::Refused(format!("it forgot the session it had just opened: {}", status::sentence(code))))),
+        code @ (status::BAD_SESSION | 0x08) => {
+            return Err(SetUp::Again(SessionError::Refused(format!(
+                "it forgot the session it had just opened: {}",
+                status::sentence(code)
+            ))));
+        }
         status::ROLE_NOT_ALLOWED | status::BAD_ROLE => return Err(SetUp::LowerRole),
         code => return Err(SessionError::Refused(format!("it refuses the login: {}", status::sentence(code))).into()),
     }

@@ -202,10 +202,16 @@ impl Http {
         let said = reply.complaint();
         let status = reply.status.as_u16();
         let path = view::clean(path).unwrap_or_default();
-        let words = if said.sentence.is_empty() { format!("HTTP {status} for {path}") } else { format!("{} (HTTP {status} for {path})", said.sentence) };
+        let words = if said.sentence.is_empty() {
+            format!("HTTP {status} for {path}")
+        } else {
+            format!("{} (HTTP {status} for {path})", said.sentence)
+        };
         match reply.status {
             StatusCode::UNAUTHORIZED => self.unauthorized(),
-            StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS | StatusCode::GATEWAY_TIMEOUT | StatusCode::BAD_GATEWAY => self.busy(words),
+            StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS | StatusCode::GATEWAY_TIMEOUT | StatusCode::BAD_GATEWAY => {
+                self.busy(words)
+            }
             _ if said.has(NOT_NOW) => self.busy(words),
             StatusCode::NOT_FOUND | StatusCode::GONE => self.nonsense(format!("a link to {path} that leads nowhere (HTTP {status})")),
             StatusCode::METHOD_NOT_ALLOWED | StatusCode::NOT_IMPLEMENTED => self.unsupported(words),
@@ -242,7 +248,11 @@ impl Http {
             Login::Session { token, .. } if !fresh => {
                 let login = self.log_in(Some(token)).await?;
                 let reply = self.with_login(&method, path, &body, if_match, &login).await?;
-                if reply.status == StatusCode::UNAUTHORIZED { Err(self.refused("it accepts our login and then answers 401")) } else { Ok(reply) }
+                if reply.status == StatusCode::UNAUTHORIZED {
+                    Err(self.refused("it accepts our login and then answers 401"))
+                } else {
+                    Ok(reply)
+                }
             }
             Login::Session { .. } => Err(self.refused("it accepts our login and then answers 401")),
             Login::Basic => {
@@ -252,7 +262,14 @@ impl Http {
         }
     }
 
-    async fn with_login(&self, method: &Method, path: &str, body: &Body<'_>, if_match: Option<&str>, login: &Login) -> Result<Reply, BmcError> {
+    async fn with_login(
+        &self,
+        method: &Method,
+        path: &str,
+        body: &Body<'_>,
+        if_match: Option<&str>,
+        login: &Login,
+    ) -> Result<Reply, BmcError> {
         if *method == Method::GET {
             return self.read(path, Some(login)).await;
         }
@@ -282,10 +299,22 @@ impl Http {
     }
 
     /// One exchange, redirects within the origin included.
-    async fn once(&self, method: &Method, path: &str, body: &Body<'_>, headers: HeaderMap, login: Option<&Login>) -> Result<Reply, BmcError> {
+    async fn once(
+        &self,
+        method: &Method,
+        path: &str,
+        body: &Body<'_>,
+        headers: HeaderMap,
+        login: Option<&Login>,
+    ) -> Result<Reply, BmcError> {
         let mut url = self.same_origin(path)?;
         for _ in 0..=REDIRECT_CAP {
-            let mut request = self.client.request(method.clone(), url.clone()).headers(headers.clone()).header("OData-Version", "4.0").header(reqwest::header::ACCEPT, "application/json");
+            let mut request = self
+                .client
+                .request(method.clone(), url.clone())
+                .headers(headers.clone())
+                .header("OData-Version", "4.0")
+                .header(reqwest::header::ACCEPT, "application/json");
             request = match login {
                 Some(Login::Session { token, .. }) => request.header("X-Auth-Token", token.clone()),
                 Some(Login::Basic) => request.basic_auth(&self.user, Some(self.password.expose())),
@@ -300,7 +329,11 @@ impl Http {
                 status => matches!(status, StatusCode::TEMPORARY_REDIRECT | StatusCode::PERMANENT_REDIRECT),
             };
             if redirect {
-                let to = response.headers().get(LOCATION).and_then(|l| l.to_str().ok()).ok_or_else(|| self.nonsense("a redirect without a target"))?;
+                let to = response
+                    .headers()
+                    .get(LOCATION)
+                    .and_then(|l| l.to_str().ok())
+                    .ok_or_else(|| self.nonsense("a redirect without a target"))?;
                 url = self.same_origin(to)?;
                 continue;
             }
@@ -425,7 +458,9 @@ impl Http {
         }
         let why = match tls_error(error) {
             Some(rustls::Error::AlertReceived(alert)) => {
-                format!("its TLS is not one we speak (TLS 1.2 or 1.3 with forward secrecy; it sent the alert {alert:?}); update its firmware or use ipmi://")
+                format!(
+                    "its TLS is not one we speak (TLS 1.2 or 1.3 with forward secrecy; it sent the alert {alert:?}); update its firmware or use ipmi://"
+                )
             }
             Some(rustls::Error::PeerIncompatible(what)) => {
                 format!("its TLS is not one we speak (TLS 1.2 or 1.3 with forward secrecy; {what:?}); update its firmware or use ipmi://")

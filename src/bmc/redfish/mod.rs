@@ -258,7 +258,9 @@ impl Bmc for Redfish {
             (PowerAction::On, PowerState::On) | (PowerAction::Off | PowerAction::Soft, PowerState::Off) => return Ok(()),
             // A cycle of a machine that is off ends with it on.
             (PowerAction::Cycle, PowerState::Off) => PowerAction::On,
-            (PowerAction::Reset, PowerState::Off) => return Err(self.http().refused("the machine is off and cannot be reset; power it on instead")),
+            (PowerAction::Reset, PowerState::Off) => {
+                return Err(self.http().refused("the machine is off and cannot be reset; power it on instead"));
+            }
             (other, _) => other,
         };
         let reset = view::reset_action(&system.body).ok_or_else(|| self.http().unsupported("power control (no ComputerSystem.Reset)"))?;
@@ -266,8 +268,9 @@ impl Bmc for Redfish {
             (None, Some(info)) => view::action_info_allowed(&self.http().get(&info).await?.body),
             (allowed, _) => allowed,
         };
-        let plan = view::plan(action, allowed.as_deref())
-            .ok_or_else(|| self.http().unsupported(format!("a way to do power {action} (it allows {})", allowed.unwrap_or_default().join(", "))))?;
+        let plan = view::plan(action, allowed.as_deref()).ok_or_else(|| {
+            self.http().unsupported(format!("a way to do power {action} (it allows {})", allowed.unwrap_or_default().join(", ")))
+        })?;
         let target = reset.target;
         match (plan, action) {
             (ResetPlan::One(kind), PowerAction::On) => self.reset(&target, kind, Some(PowerState::On)).await,
@@ -292,8 +295,9 @@ impl Bmc for Redfish {
     async fn set_boot_once(&self, device: BootDevice, firmware: FirmwareKind) -> Result<BootSet, BmcError> {
         let (path, system) = self.system().await?;
         let boot = view::boot_override(&system.body).ok_or_else(|| self.http().unsupported("a choice of the next boot device"))?;
-        let target = view::boot_target(device, firmware, &boot)
-            .ok_or_else(|| self.http().unsupported(format!("the boot device {device} (it offers {})", boot.targets.clone().unwrap_or_default().join(", "))))?;
+        let target = view::boot_target(device, firmware, &boot).ok_or_else(|| {
+            self.http().unsupported(format!("the boot device {device} (it offers {})", boot.targets.clone().unwrap_or_default().join(", ")))
+        })?;
         // Where the mode is already right it is left out: iLO 5 and some iDRACs refuse to have it written.
         let wanted_mode = boot.mode.is_some().then(|| view::boot_mode(firmware));
         let written_mode = wanted_mode.filter(|w| boot.mode.as_deref() != Some(*w));

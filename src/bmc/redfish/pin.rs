@@ -80,14 +80,24 @@ impl ServerCertVerifier for Pin {
         Ok(ServerCertVerified::assertion())
     }
 
-    fn verify_tls12_signature(&self, message: &[u8], cert: &CertificateDer<'_>, dss: &DigitallySignedStruct) -> Result<HandshakeSignatureValid, rustls::Error> {
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
         let valid = verify_tls12_signature(message, cert, dss, &self.provider.signature_verification_algorithms)?;
         let seen = spki_sha256(cert)?;
         self.hold_to(*self.key.get_or_init(|| seen), seen)?;
         Ok(valid)
     }
 
-    fn verify_tls13_signature(&self, message: &[u8], cert: &CertificateDer<'_>, dss: &DigitallySignedStruct) -> Result<HandshakeSignatureValid, rustls::Error> {
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
         let valid = verify_tls13_signature(message, cert, dss, &self.provider.signature_verification_algorithms)?;
         // Learned only now: the peer has proved that it holds the key it shows.
         let seen = spki_sha256(cert)?;

@@ -143,7 +143,9 @@ pub fn plan(action: PowerAction, allowed: Option<&[String]>) -> Option<ResetPlan
         PowerAction::Cycle => {
             let off_on = || Some(ResetPlan::OffThenOn(pick(OFF)?, pick(ON)?));
             match allowed {
-                Some(_) => pick(&["PowerCycle"]).map(ResetPlan::One).or_else(off_on).or_else(|| pick(&["ForceRestart"]).map(ResetPlan::One)),
+                Some(_) => {
+                    pick(&["PowerCycle"]).map(ResetPlan::One).or_else(off_on).or_else(|| pick(&["ForceRestart"]).map(ResetPlan::One))
+                }
                 None => off_on(),
             }
         }
@@ -239,8 +241,16 @@ impl Complaint {
 
 /// Message ids (Base, iLO and iDRAC registries) that mean "not now": the same request may work later.
 pub const NOT_NOW: &[&str] = &[
-    "ServiceTemporarilyUnavailable", "ServiceShuttingDown", "ServiceInUnknownState", "ResourceInUse", "ResourceInStandby",
-    "ActionNotSupportedInCurrentState", "InvalidOperationForSystemState", "UnableToModifyDuringSystemPOST", "SYS518", "OperationTimeout",
+    "ServiceTemporarilyUnavailable",
+    "ServiceShuttingDown",
+    "ServiceInUnknownState",
+    "ResourceInUse",
+    "ResourceInStandby",
+    "ActionNotSupportedInCurrentState",
+    "InvalidOperationForSystemState",
+    "UnableToModifyDuringSystemPOST",
+    "SYS518",
+    "OperationTimeout",
 ];
 
 #[cfg(test)]

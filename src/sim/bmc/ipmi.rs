@@ -15,7 +15,9 @@ use crate::clock;
 use crate::domain::power::{BootDevice, FirmwareKind, PowerState};
 use crate::sim::bmc::{BootOverride, Reach, Shared};
 use crate::wire::ipmi::{self, BootFlags, Command, Fru, Request, Response, completion};
-use crate::wire::rmcp::{self, DATAGRAM_CAP, Exchange, Keys, OpenRequest, OpenResponse, Packet, Payload, Rakp1, Rakp2, RakpCode, Suite, status};
+use crate::wire::rmcp::{
+    self, DATAGRAM_CAP, Exchange, Keys, OpenRequest, OpenResponse, Packet, Payload, Rakp1, Rakp2, RakpCode, Suite, status,
+};
 
 /// An idle session ends after 60 s, plus or minus 3 (6.12.15).
 const SESSION_IDLE_CAP: Duration = Duration::from_secs(60);
@@ -100,7 +102,12 @@ impl Front {
     }
 
     pub fn open_sessions(&self) -> usize {
-        self.sessions.lock().unwrap_or_else(PoisonError::into_inner).values().filter(|s| matches!(s.stage, Stage::Active(_)) && !s.is_over()).count()
+        self.sessions
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .values()
+            .filter(|s| matches!(s.stage, Stage::Active(_)) && !s.is_over())
+            .count()
     }
 
     pub fn forget_sessions(&self) {
@@ -138,9 +145,13 @@ impl Server {
             Packet::Ping { tag } => Some(Packet::pong(tag)),
             Packet::Plain15(payload) => Some(Packet::plain15(&self.outside(payload)?)),
             Packet::Plain20(Payload::Ipmi, payload) => Some(Packet::plain20(Payload::Ipmi, &self.outside(payload)?)),
-            Packet::Plain20(Payload::OpenRequest, body) => Some(Packet::plain20(Payload::OpenResponse, &self.open(OpenRequest::read(body).ok()?).write())),
+            Packet::Plain20(Payload::OpenRequest, body) => {
+                Some(Packet::plain20(Payload::OpenResponse, &self.open(OpenRequest::read(body).ok()?).write()))
+            }
             Packet::Plain20(Payload::Rakp1, body) => Some(Packet::plain20(Payload::Rakp2, &self.rakp1(&Rakp1::read(body).ok()?).write())),
-            Packet::Plain20(Payload::Rakp3, body) => Some(Packet::plain20(Payload::Rakp4, &self.rakp3(&RakpCode::read(body).ok()?)?.write())),
+            Packet::Plain20(Payload::Rakp3, body) => {
+                Some(Packet::plain20(Payload::Rakp4, &self.rakp3(&RakpCode::read(body).ok()?)?.write()))
+            }
             Packet::Plain20(Payload::OpenResponse | Payload::Rakp2 | Payload::Rakp4, _) => None,
             Packet::Session { id, sequence, payload: Payload::Ipmi, packet } => self.inside(id, sequence, packet),
             Packet::Session { .. } => None,
@@ -165,7 +176,14 @@ impl Server {
     }
 
     fn open(&self, request: OpenRequest) -> OpenResponse {
-        let mut answer = OpenResponse { tag: request.tag, status: status::OK, privilege: 4, console_session: request.console_session, bmc_session: 0, algorithms: request.algorithms };
+        let mut answer = OpenResponse {
+            tag: request.tag,
+            status: status::OK,
+            privilege: 4,
+            console_session: request.console_session,
+            bmc_session: 0,
+            algorithms: request.algorithms,
+        };
         let mut sessions = self.sessions();
         sessions.retain(|_, s| !s.is_over());
         let active = sessions.values().filter(|s| matches!(s.stage, Stage::Active(_))).count();
@@ -179,12 +197,22 @@ impl Server {
             return answer;
         }
         answer.bmc_session = u32::from_le_bytes(clock::random()).max(1);
-        sessions.insert(answer.bmc_session, Session { console_session: request.console_session, suite, stage: Stage::Opened, last: Instant::now() });
+        sessions.insert(
+            answer.bmc_session,
+            Session { console_session: request.console_session, suite, stage: Stage::Opened, last: Instant::now() },
+        );
         answer
     }
 
     fn rakp1(&self, one: &Rakp1) -> Rakp2 {
-        let mut answer = Rakp2 { tag: one.tag, status: status::OK, console_session: 0, bmc_random: clock::random(), bmc_guid: self.guid(), code: Vec::new() };
+        let mut answer = Rakp2 {
+            tag: one.tag,
+            status: status::OK,
+            console_session: 0,
+            bmc_random: clock::random(),
+            bmc_guid: self.guid(),
+            code: Vec::new(),
+        };
         let mut sessions = self.sessions();
         let Some(session) = sessions.get_mut(&one.bmc_session) else {
             answer.status = status::BAD_SESSION;
@@ -311,7 +339,9 @@ impl Server {
             ipmi::SET_BOOT_OPTIONS => (self.set_boot_option(data), Vec::new()),
             ipmi::GET_BOOT_OPTIONS => match data.first().map(|p| p & 0x7f) {
                 // 28.13: version 1, parameter with its "valid" in bit 7 clear, data.
-                Some(ipmi::PARAMETER_BOOT_FLAGS) => (completion::OK, [&[1, ipmi::PARAMETER_BOOT_FLAGS], flags(chassis.boot_override()).write().as_slice()].concat()),
+                Some(ipmi::PARAMETER_BOOT_FLAGS) => {
+                    (completion::OK, [&[1, ipmi::PARAMETER_BOOT_FLAGS], flags(chassis.boot_override()).write().as_slice()].concat())
+                }
                 Some(_) => (completion::PARAMETER_NOT_SUPPORTED, Vec::new()),
                 None => (completion::LENGTH_INVALID, Vec::new()),
             },
@@ -344,7 +374,12 @@ impl Server {
 
     fn fru(&self) -> Vec<u8> {
         let id = self.shared.chassis.identity();
-        ipmi::write_fru(&Fru { manufacturer: Some(id.manufacturer), model: Some(id.model), serial: Some(id.serial), asset_tag: id.asset_tag })
+        ipmi::write_fru(&Fru {
+            manufacturer: Some(id.manufacturer),
+            model: Some(id.model),
+            serial: Some(id.serial),
+            asset_tag: id.asset_tag,
+        })
     }
 
     fn set_boot_option(&self, data: &[u8]) -> u8 {
@@ -355,7 +390,8 @@ impl Server {
                 0 | ipmi::PARAMETER_VALID_CLEARING | ipmi::PARAMETER_ACKNOWLEDGE => completion::OK,
                 ipmi::PARAMETER_BOOT_FLAGS => match BootFlags::read(rest) {
                     Some(flags) => {
-                        let device = [BootDevice::Network, BootDevice::Disk].into_iter().find(|d| ipmi::device_selector(*d) == flags.device);
+                        let device =
+                            [BootDevice::Network, BootDevice::Disk].into_iter().find(|d| ipmi::device_selector(*d) == flags.device);
                         let firmware = if flags.efi { FirmwareKind::Uefi } else { FirmwareKind::Bios };
                         let boot = device.filter(|_| flags.valid).map(|device| BootOverride { device, firmware, once: !flags.persistent });
                         self.shared.set_boot(boot);
@@ -427,7 +463,16 @@ mod tests {
 
     #[test]
     fn a_repeated_or_old_sequence_number_is_dropped() {
-        let exchange = Exchange { suite: Suite::Sha1, console_session: 1, bmc_session: 2, console_random: [0; 16], bmc_random: [0; 16], bmc_guid: [0; 16], role: 4, user: vec![] };
+        let exchange = Exchange {
+            suite: Suite::Sha1,
+            console_session: 1,
+            bmc_session: 2,
+            console_random: [0; 16],
+            bmc_random: [0; 16],
+            bmc_guid: [0; 16],
+            role: 4,
+            user: vec![],
+        };
         let mut active = Active { keys: exchange.keys(&[0; 20]), privilege: 2, limit: 4, highest: 0, seen: 0, sent: 0 };
         assert!(active.takes(1) && active.takes(3) && active.takes(2));
         assert!(!active.takes(2) && !active.takes(3) && !active.takes(0));

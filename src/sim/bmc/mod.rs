@@ -281,7 +281,8 @@ impl SimBmc {
             writes: s.writes.load(Ordering::Relaxed),
             logins: s.logins.load(Ordering::Relaxed),
             refused_logins: s.refused_logins.load(Ordering::Relaxed),
-            open_sessions: self.redfish.as_ref().map_or(0, redfish::Front::open_sessions) + self.ipmi.as_ref().map_or(0, ipmi::Front::open_sessions),
+            open_sessions: self.redfish.as_ref().map_or(0, redfish::Front::open_sessions)
+                + self.ipmi.as_ref().map_or(0, ipmi::Front::open_sessions),
             most_at_once: s.most_at_once.load(Ordering::Relaxed),
             locked: s.is_locked(),
         }

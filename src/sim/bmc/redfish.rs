@@ -138,7 +138,9 @@ struct Gated {
 impl AsyncRead for Gated {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.inner.shared.faults().reach {
-            Reach::Normal if self.generation == self.inner.generation.load(Ordering::Relaxed) => Pin::new(&mut self.stream).poll_read(cx, buf),
+            Reach::Normal if self.generation == self.inner.generation.load(Ordering::Relaxed) => {
+                Pin::new(&mut self.stream).poll_read(cx, buf)
+            }
             Reach::Normal | Reach::Dropped => Poll::Ready(Err(io::ErrorKind::ConnectionReset.into())),
             // Never woken: the client's own timeout ends it.
             Reach::Silent => Poll::Pending,
@@ -229,7 +231,10 @@ fn reply(status: StatusCode, body: Value) -> Response {
 
 fn complain(status: StatusCode, id: &str, message: &str) -> Response {
     let info = json!([{"MessageId": format!("Base.1.12.{id}"), "Message": message, "Severity": "Critical", "Resolution": "None."}]);
-    reply(status, json!({"error": {"code": "Base.1.12.GeneralError", "message": "A general error has occurred.", "@Message.ExtendedInfo": info}}))
+    reply(
+        status,
+        json!({"error": {"code": "Base.1.12.GeneralError", "message": "A general error has occurred.", "@Message.ExtendedInfo": info}}),
+    )
 }
 
 async fn answer(State(inner): State<Arc<Inner>>, method: Method, uri: Uri, headers: HeaderMap, body: Bytes) -> Response {
@@ -318,7 +323,8 @@ impl Inner {
                 "ServiceEnabled": true, "SessionTimeout": 1800, "Sessions": {"@odata.id": SESSIONS},
             }),
             SESSIONS if self.has_sessions() => {
-                let ids: Vec<String> = self.sessions.lock().unwrap_or_else(PoisonError::into_inner).values().map(|id| format!("{SESSIONS}/{id}")).collect();
+                let ids: Vec<String> =
+                    self.sessions.lock().unwrap_or_else(PoisonError::into_inner).values().map(|id| format!("{SESSIONS}/{id}")).collect();
                 collection(path, "SessionCollection", &ids.iter().map(String::as_str).collect::<Vec<_>>())
             }
             _ => return None,
@@ -326,12 +332,20 @@ impl Inner {
     }
 
     fn unauthorized(&self) -> Response {
-        complain(StatusCode::UNAUTHORIZED, "ResourceAtUriUnauthorized", "While accessing the resource, the service received an authorization error.")
+        complain(
+            StatusCode::UNAUTHORIZED,
+            "ResourceAtUriUnauthorized",
+            "While accessing the resource, the service received an authorization error.",
+        )
     }
 
     fn password_fits(&self, user: &str, password: &str) -> bool {
         let fits = !self.shared.is_locked() && user == self.shared.setup.user && password == self.shared.setup.password;
-        if fits { self.shared.login_accepted() } else { self.shared.login_refused() }
+        if fits {
+            self.shared.login_accepted()
+        } else {
+            self.shared.login_refused()
+        }
         fits
     }
 
@@ -353,12 +367,19 @@ impl Inner {
         }
         let mut sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
         if sessions.len() >= self.shared.setup.session_cap {
-            return complain(StatusCode::SERVICE_UNAVAILABLE, "SessionLimitExceeded", "The session establishment failed due to the number of simultaneous sessions exceeding the limit.");
+            return complain(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "SessionLimitExceeded",
+                "The session establishment failed due to the number of simultaneous sessions exceeding the limit.",
+            );
         }
         let (token, id) = (clock::fresh_token(), self.last_session.fetch_add(1, Ordering::Relaxed) + 1);
         sessions.insert(token.clone(), id);
         let path = format!("{SESSIONS}/{id}");
-        let mut response = reply(StatusCode::CREATED, json!({"@odata.id": path, "@odata.type": "#Session.v1_3_0.Session", "Id": id.to_string(), "Name": "Session", "UserName": field("UserName")}));
+        let mut response = reply(
+            StatusCode::CREATED,
+            json!({"@odata.id": path, "@odata.type": "#Session.v1_3_0.Session", "Id": id.to_string(), "Name": "Session", "UserName": field("UserName")}),
+        );
         for (name, value) in [("x-auth-token", token), ("location", path)] {
             if let Ok(value) = HeaderValue::from_str(&value) {
                 response.headers_mut().insert(name, value);
@@ -418,10 +439,18 @@ impl Inner {
     fn patch_system(&self, headers: &HeaderMap, body: &Value) -> Response {
         match headers.get(header::IF_MATCH).and_then(|v| v.to_str().ok()) {
             Some(etag) if etag != "*" && etag.trim_start_matches("W/") != self.etag().trim_start_matches("W/") => {
-                return complain(StatusCode::PRECONDITION_FAILED, "PreconditionFailed", "The ETag supplied did not match the ETag required to change this resource.");
+                return complain(
+                    StatusCode::PRECONDITION_FAILED,
+                    "PreconditionFailed",
+                    "The ETag supplied did not match the ETag required to change this resource.",
+                );
             }
             None if self.shared.faults().demands_etag => {
-                return complain(StatusCode::PRECONDITION_REQUIRED, "PreconditionRequired", "A precondition header or annotation is required to change this resource.");
+                return complain(
+                    StatusCode::PRECONDITION_REQUIRED,
+                    "PreconditionRequired",
+                    "A precondition header or annotation is required to change this resource.",
+                );
             }
             Some(_) | None => {}
         }
@@ -472,7 +501,11 @@ impl Inner {
 }
 
 fn value_not_in_list(value: &str, property: &str) -> Response {
-    complain(StatusCode::BAD_REQUEST, "PropertyValueNotInList", &format!("The value {value} for the property {property} is not in the list of acceptable values."))
+    complain(
+        StatusCode::BAD_REQUEST,
+        "PropertyValueNotInList",
+        &format!("The value {value} for the property {property} is not in the list of acceptable values."),
+    )
 }
 
 fn power_word(state: PowerState) -> &'static str {

@@ -29,20 +29,36 @@ async fn a_machine_is_known_switched_and_told_what_to_boot_in_both_dialects() {
         let (bmcs, access) = (bmcs(), access(both(&bmc)[dialect].clone(), "admin", "secret"));
         let id = bmcs.identity(machine(), &access).await.unwrap().value;
         assert_eq!((id.serial.as_deref(), id.uuid.as_deref()), (Some("SN00042"), Some(UUID)));
-        assert_eq!((id.manufacturer.as_deref(), id.model.as_deref(), id.asset_tag.as_deref()), (Some("LabCorp"), Some("LabServer-1"), Some("A-17")));
+        assert_eq!(
+            (id.manufacturer.as_deref(), id.model.as_deref(), id.asset_tag.as_deref()),
+            (Some("LabCorp"), Some("LabServer-1"), Some("A-17"))
+        );
         assert_eq!(id.bmc_firmware.as_deref(), Some("2.14"));
         assert_eq!(bmcs.power(machine(), &access).await.unwrap().value, PowerState::Off);
 
-        for (device, firmware) in [(BootDevice::Network, FirmwareKind::Uefi), (BootDevice::Disk, FirmwareKind::Bios), (BootDevice::Disk, FirmwareKind::Uefi)] {
+        for (device, firmware) in
+            [(BootDevice::Network, FirmwareKind::Uefi), (BootDevice::Disk, FirmwareKind::Bios), (BootDevice::Disk, FirmwareKind::Uefi)]
+        {
             let set = bmcs.set_boot_once(machine(), &access, device, firmware).await.unwrap();
             assert_eq!(set.value, BootSet::Once);
             assert_eq!(still.boot_override(), Some(BootOverride { device, firmware, once: true }));
         }
-        for action in [PowerAction::On, PowerAction::Reset, PowerAction::Cycle, PowerAction::Soft, PowerAction::Soft, PowerAction::Cycle, PowerAction::Off] {
+        for action in [
+            PowerAction::On,
+            PowerAction::Reset,
+            PowerAction::Cycle,
+            PowerAction::Soft,
+            PowerAction::Soft,
+            PowerAction::Cycle,
+            PowerAction::Off,
+        ] {
             bmcs.set_power(machine(), &access, action).await.unwrap();
         }
         // Soft when off is already there; a cycle when off is power on.
-        assert_eq!(still.actions(), [PowerAction::On, PowerAction::Reset, PowerAction::Cycle, PowerAction::Soft, PowerAction::On, PowerAction::Off]);
+        assert_eq!(
+            still.actions(),
+            [PowerAction::On, PowerAction::Reset, PowerAction::Cycle, PowerAction::Soft, PowerAction::On, PowerAction::Off]
+        );
         let refused = bmcs.set_power(machine(), &access, PowerAction::Reset).await.unwrap_err();
         assert!(matches!(refused, BmcError::Refused { .. }), "{refused}");
 
@@ -123,7 +139,11 @@ async fn a_bmc_without_redfish_is_driven_by_ipmi_and_asked_so_first_from_then_on
     // A port where nothing listens stands for a missing web server.
     let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let bmcs = Bmcs::new(BmcSettings { ipmi_port: bmc.ipmi_address().unwrap().port.unwrap(), ..settings() });
-    let open = access(BmcAddress { protocol: None, tls: true, host: "127.0.0.1".into(), port: Some(closed), system_path: None }, "admin", "secret");
+    let open = access(
+        BmcAddress { protocol: None, tls: true, host: "127.0.0.1".into(), port: Some(closed), system_path: None },
+        "admin",
+        "secret",
+    );
     let answer = bmcs.set_power(machine(), &open, PowerAction::On).await.unwrap();
     assert_eq!((answer.protocol, still.power()), (BmcProtocol::Ipmi, PowerState::On));
     let began = Instant::now();

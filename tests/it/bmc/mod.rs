@@ -1,4 +1,8 @@
 //! BMC clients and simulated BMCs, against each other and against programs we did not write.
 
 mod client;
+mod ipmi_peers;
 mod kit;
+mod process;
+mod sushy;
+mod trees;
