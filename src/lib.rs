@@ -14,6 +14,8 @@ pub mod decide;
 pub mod clock;
 // level 3
 #[cfg(feature = "server")]
+pub mod artifact;
+#[cfg(feature = "server")]
 pub mod bmc;
 #[cfg(feature = "server")]
 pub mod secret;
