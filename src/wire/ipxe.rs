@@ -10,6 +10,7 @@ use crate::domain::id::Mac;
 const AUTOEXEC: &str = include_str!("../../pxe/autoexec.ipxe");
 const RAMDISK: &str = include_str!("../../pxe/ramdisk.ipxe");
 const DISK: &str = include_str!("../../pxe/disk.ipxe");
+const DISK_UEFI: &str = include_str!("../../pxe/disk-uefi.ipxe");
 const RESTART: &str = include_str!("../../pxe/restart.ipxe");
 
 /// Longer sentences would scroll the message off an 80 x 25 console.
@@ -105,6 +106,13 @@ pub fn disk(notice: Notice<'_>) -> String {
     fill(DISK, &[("machine", &text(notice.machine)), ("why", &text(notice.why))])
 }
 
+/// The script that starts the first disk (UEFI), by way of the loader with this file name.
+pub fn disk_uefi(server: &ServerUrl, loader: &str, notice: Notice<'_>) -> String {
+    let values =
+        [("server", server.0.as_str()), ("loader", &word_of(loader)), ("machine", &text(notice.machine)), ("why", &text(notice.why))];
+    fill(DISK_UEFI, &values)
+}
+
 /// The script that says why and restarts the machine.
 pub fn restart(notice: Notice<'_>) -> String {
     fill(RESTART, &[("machine", &text(notice.machine)), ("why", &text(notice.why))])
@@ -165,9 +173,9 @@ mod tests {
         commands(script).into_iter().filter_map(|c| c.into_iter().next()).collect()
     }
 
-    fn all(machine: &str, why: &str, nonce: &str) -> [String; 3] {
+    fn all(machine: &str, why: &str, nonce: &str) -> [String; 4] {
         let notice = Notice { machine, why };
-        [ramdisk(&server(), notice, Mac([0x52, 0x54, 0, 0x77, 0, 1]), nonce, "console=tty0 console=ttyS0,115200"), disk(notice), restart(notice)]
+        [ramdisk(&server(), notice, Mac([0x52, 0x54, 0, 0x77, 0, 1]), nonce, "console=tty0 console=ttyS0,115200"), disk(notice), disk_uefi(&server(), "disk-x64.efi", notice), restart(notice)]
     }
 
     #[test]

@@ -278,7 +278,7 @@ fn whole_life(case: &'static Case) -> Res<()> {
     say(&stage, &format!("{name}: enrolled"));
 
     let key = stage.key.with_extension("pub").display().to_string();
-    hostler.cli(&["machine", "deploy", &name, "--image", case.image.name(), "--hostname", "web-1", "--ssh-key-file", &key])?;
+    hostler.cli(&["machine", "deploy", &name, "--image", case.image.name(), "--hostname", "web-1", "--ssh-key", &key])?;
     wait_state(&mut hostler, &name, "active", A_DEPLOY)?;
     say(&stage, &format!("{name}: active: its system reported in"));
     let told = wait_for("an SSH login with the deployed key", SOON, || Ok(stage.ssh("hostname; df -BM --output=size / | tail -1").ok()))?;

@@ -27,19 +27,14 @@ impl<'w> Hostler<'w> {
         let shown = state.display().to_string();
         let pxe = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/pxe");
         output(world.command(PROGRAM).args(["netboot", "setup", "--state", &shown, "--pxe", &pxe.display().to_string()]))?;
-        let netboot = format!("{SERVER}:8081");
-        let mut args: Vec<String> =
-            ["serve", "--state", &shown, "--listen", LISTEN, "--netboot-interface", BRIDGE, "--netboot-listen", &netboot]
-                .map(str::to_owned)
-                .into();
-        args.extend(
-            match site {
-                Site::Router => ["--dhcp", "authoritative", "--dhcp-range", "10.77.0.100-10.77.0.199"].as_slice(),
-                Site::DhcpServer => ["--dhcp", "proxy"].as_slice(),
-            }
-            .iter()
-            .map(|a| (*a).to_owned()),
-        );
+        let dhcp = match site {
+            Site::Router => "dhcp = \"authoritative\"\nrange_start = \"10.77.0.100\"\nrange_end = \"10.77.0.199\"\n",
+            Site::DhcpServer => "dhcp = \"proxy\"\n",
+        };
+        let config = world.dir.join("hostler.toml");
+        let text = format!("listen = \"{LISTEN}\"\n\n[netboot]\ninterface = \"{BRIDGE}\"\nlisten = \"{SERVER}:8081\"\n{dhcp}");
+        fs::write(&config, text).map_err(|e| format!("{}: {e}", config.display()))?;
+        let args: Vec<String> = ["serve", "--state", &shown, "--config", &config.display().to_string()].map(str::to_owned).into();
         let service = Self::spawn(world, &args)?;
         let mut hostler = Self { world, state, args, service };
         hostler.wait_until_it_answers()?;
@@ -48,7 +43,7 @@ impl<'w> Hostler<'w> {
 
     fn spawn(world: &World, args: &[String]) -> Res<Proc> {
         let mut command = world.command(PROGRAM);
-        command.args(args).env("RUST_LOG", "info,hostler=debug").env("NO_COLOR", "1");
+        command.args(args).env("HOSTLER__LOG__LEVEL", "info,hostler=debug").env("NO_COLOR", "1");
         Proc::start("hostler serve", &mut command, &world.out.join("hostler.log"))
     }
 
@@ -66,10 +61,10 @@ impl<'w> Hostler<'w> {
         self.wait_until_it_answers()
     }
 
-    /// `hostler ARGS --json` as a user of this machine with the local token; the answer's JSON.
+    /// `hostler ARGS --json` as a user of this computer with the state directory's token; the answer's JSON.
     pub fn cli(&self, args: &[&str]) -> Res<Value> {
         let mut command = self.world.command(PROGRAM);
-        command.args(args).arg("--json").env("HOSTLER_URL", format!("http://{LISTEN}")).env("HOSTLER_TOKEN_FILE", self.state.join("token"));
+        command.args(args).arg("--json").arg("--state").arg(&self.state);
         let text = output(&mut command)?;
         if text.trim().is_empty() {
             return Ok(Value::Null);
