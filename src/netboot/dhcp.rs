@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::clock;
-use crate::decide::boot::{BootAnswer, BootRequest, Give};
+use crate::decide::boot::{BootAnswer, BootRequest, Give, Loader};
 use crate::domain::boot::{BootStage, ClientArch};
 use crate::domain::id::Mac;
 use crate::domain::lease::DhcpLease;
@@ -459,6 +459,9 @@ impl<D: DhcpDesk> Shared<D> {
             Give::ScriptUrl => format!("{http}/boot/file/autoexec.ipxe"),
             Give::Nothing | Give::Script(_) => return,
         };
+        if answer.give == Give::Loader(Loader::DiskX64) {
+            self.sign(request, BootStage::LocalDisk, answer.why.clone());
+        }
         reply.boot = Some(BootFile { server: self.config.interface.address, file });
         let proxy = self.table.is_none() || port == Port::Pxe;
         if client.is_http() {

@@ -240,13 +240,13 @@ async fn port_4011_answers_where_the_question_came_from() {
 }
 
 #[tokio::test]
-async fn a_proxy_is_silent_to_operating_systems_and_to_machines_that_boot_their_disk() {
+async fn a_proxy_is_silent_to_operating_systems_and_sends_known_machines_to_their_disk() {
     let rig = Rig::proxy().await;
     rig.desk.active.lock().expect("lock").push(mac(1));
     rig.silent(&client(2)).await;
-    rig.silent(&edk2(1)).await;
     assert_eq!(rig.stages(mac(2)), []);
-    assert_eq!(rig.stages(mac(1)), [BootStage::DhcpDiscover, BootStage::LocalDisk]);
+    assert_eq!(file(&rig.ask(&edk2(1)).await), "52-54-00-77-00-01/disk-x64.efi", "UEFI goes to its disk through GRUB");
+    assert_eq!(rig.stages(mac(1)), [BootStage::DhcpDiscover, BootStage::LocalDisk, BootStage::DhcpOffer]);
     assert_eq!(file(&rig.ask(&bios(1)).await), "52-54-00-77-00-01/undionly.kpxe", "BIOS goes to its disk through iPXE");
 }
 
@@ -280,11 +280,11 @@ async fn an_address_is_acknowledged_only_when_its_lease_is_stored() {
 }
 
 #[tokio::test]
-async fn a_uefi_machine_that_boots_its_disk_gets_an_address_and_no_boot_file() {
+async fn a_uefi_machine_that_boots_its_disk_gets_an_address_and_the_disk_loader() {
     let rig = Rig::authoritative().await;
     rig.desk.active.lock().expect("lock").push(mac(1));
     let offer = rig.ask(&edk2(1)).await;
-    assert_eq!((offer.boot.clone(), address(&offer)), (None, Ipv4Addr::new(127, 64, 0, 10)));
+    assert_eq!((file(&offer), address(&offer)), ("52-54-00-77-00-01/disk-x64.efi", Ipv4Addr::new(127, 64, 0, 10)));
     assert!(rig.note(BootStage::LocalDisk).contains("boots its disk"));
 }
 
