@@ -97,14 +97,15 @@ pub enum Loader {
 }
 
 impl Loader {
+    pub const IPXE: [Self; 3] = [Self::Undionly, Self::Snponly, Self::IpxeEfi];
     pub const ALL: [Self; 4] = [Self::Undionly, Self::Snponly, Self::IpxeEfi, Self::DiskX64];
 
-    pub fn file_name(self) -> &'static str {
+    pub const fn file_name(self) -> &'static str {
         match self {
             Self::Undionly => "undionly.kpxe",
             Self::Snponly => "snponly.efi",
             Self::IpxeEfi => "ipxe.efi",
-            Self::DiskX64 => "disk-x64.efi",
+            Self::DiskX64 => "local-x64.efi",
         }
     }
 }

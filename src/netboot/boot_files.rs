@@ -3,7 +3,7 @@
 //! | file | from |
 //! |---|---|
 //! | `undionly.kpxe`, `snponly.efi`, `ipxe.efi` | Debian's `ipxe` package, `/usr/lib/ipxe` |
-//! | `vmlinuz`, `ramdisk.zst` | `pxe/build` |
+//! | `vmlinuz`, `ramdisk.zst`, `local-x64.efi` | `pxe/build` |
 //! | `SHA256SUMS` | written here, in the format of `sha256sum` |
 
 use std::collections::{BTreeMap, HashMap};
@@ -21,6 +21,8 @@ pub const IPXE_DIR: &str = "/usr/lib/ipxe";
 pub const KERNEL: &str = "vmlinuz";
 pub const RAMDISK: &str = "ramdisk.zst";
 const SUMS: &str = "SHA256SUMS";
+/// What `pxe/build` makes.
+const BUILT: [&str; 3] = [KERNEL, RAMDISK, Loader::DiskX64.file_name()];
 
 #[derive(Debug, thiserror::Error)]
 pub enum BootFilesError {
@@ -28,7 +30,7 @@ pub enum BootFilesError {
     NoLoader { name: &'static str, dir: PathBuf },
     #[error("{file} is missing; run: hostler netboot setup")]
     NotSetUp { file: PathBuf },
-    #[error("{dir} has no kernel and ramdisk ({file} is missing); make them with: pxe/build {dir}")]
+    #[error("{dir} lacks {file}; make kernel, ramdisk and disk loader with: pxe/build {dir}")]
     NoRamdisk { dir: PathBuf, file: &'static str },
     #[error("{file} is not what was set up (sha256 {found}, recorded {recorded}); run hostler netboot setup again, and find out who changed it")]
     Changed { file: PathBuf, found: Sha256, recorded: Sha256 },
@@ -65,13 +67,13 @@ pub struct Installed {
     pub sha256: Sha256,
 }
 
-/// Copies the loaders from `ipxe_dir`, and kernel and ramdisk from `ramdisk_dir` if given, into `boot_dir`, and records
+/// Copies the iPXE loaders from `ipxe_dir`, and kernel, ramdisk and disk loader from `ramdisk_dir` if given, into `boot_dir`, and records
 /// their checksums. Files already there are replaced whole; other entries of the checksum file stay.
 pub fn set_up(boot_dir: &Path, ipxe_dir: &Path, ramdisk_dir: Option<&Path>) -> Result<Vec<Installed>> {
     std::fs::create_dir_all(boot_dir).map_err(at(boot_dir))?;
     let mut sums = read_sums(boot_dir)?;
     let mut done = Vec::new();
-    for loader in Loader::ALL {
+    for loader in Loader::IPXE {
         let name = loader.file_name();
         let from = ipxe_dir.join(name);
         if !from.is_file() {
@@ -81,7 +83,7 @@ pub fn set_up(boot_dir: &Path, ipxe_dir: &Path, ramdisk_dir: Option<&Path>) -> R
     }
     if let Some(dir) = ramdisk_dir {
         let built = read_sums(dir)?;
-        for name in [KERNEL, RAMDISK] {
+        for name in BUILT {
             let from = dir.join(name);
             if !from.is_file() {
                 return Err(BootFilesError::NoRamdisk { dir: dir.to_owned(), file: name });
@@ -102,6 +104,10 @@ pub fn load(boot_dir: &Path) -> Result<BootFiles> {
     for loader in Loader::ALL {
         let name = loader.file_name();
         let file = boot_dir.join(name);
+        // The disk loader comes with the ramdisk: without both, nothing was deployed from here.
+        if loader == Loader::DiskX64 && !sums.contains_key(name) && !has_ramdisk(boot_dir) {
+            continue;
+        }
         let recorded = *sums.get(name).filter(|_| file.is_file()).ok_or_else(|| BootFilesError::NotSetUp { file: file.clone() })?;
         let bytes = std::fs::read(&file).map_err(at(&file))?;
         check(&file, Sha256(sha2::Sha256::digest(&bytes).into()), recorded)?;
@@ -182,7 +188,7 @@ mod tests {
 
     fn package() -> tempfile::TempDir {
         let dir = tempfile::tempdir().expect("tempdir");
-        for loader in Loader::ALL {
+        for loader in Loader::IPXE {
             std::fs::write(dir.path().join(loader.file_name()), loader.file_name()).expect("write");
         }
         dir
@@ -205,7 +211,7 @@ mod tests {
     fn kernel_and_ramdisk_come_from_the_build_and_stay_when_only_loaders_are_set_up_again() {
         let (package, built, state) = (package(), tempfile::tempdir().expect("tempdir"), tempfile::tempdir().expect("tempdir"));
         assert!(matches!(set_up(state.path(), package.path(), Some(built.path())), Err(BootFilesError::NoRamdisk { .. })));
-        for name in [KERNEL, RAMDISK] {
+        for name in BUILT {
             std::fs::write(built.path().join(name), name).expect("write");
         }
         set_up(state.path(), package.path(), Some(built.path())).expect("set up");

@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::clock;
-use crate::decide::boot::{BootAnswer, BootFacts, BootMachine, BootRequest, BootTo, Give, Script, answer};
+use crate::decide::boot::{BootAnswer, BootFacts, BootMachine, BootRequest, BootTo, Give, Loader, Script, answer};
 use crate::decide::discovery::{Evidence, Join, Source, join};
 use crate::domain::boot::{BootStage, ClientArch};
 use crate::domain::id::{MachineId, Mac, Serial, SystemUuid};
@@ -166,6 +166,7 @@ impl Desk {
                 ipxe::ramdisk(&self.inner.settings.http, notice, query.mac, &nonce, &self.inner.settings.console)
             }
             Give::Script(Script::LocalDisk) => ipxe::disk(notice),
+            Give::Script(Script::LocalDiskUefi) => ipxe::disk_uefi(&self.inner.settings.http, Loader::DiskX64.file_name(), notice),
             Give::Script(Script::Restart) | Give::Nothing | Give::Loader(_) | Give::ScriptUrl => ipxe::restart(notice),
         };
         let stage = |stage| Sign { mac: query.mac, client: Some(client), stage, note: answer.why.clone() };

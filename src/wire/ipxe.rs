@@ -175,7 +175,7 @@ mod tests {
 
     fn all(machine: &str, why: &str, nonce: &str) -> [String; 4] {
         let notice = Notice { machine, why };
-        [ramdisk(&server(), notice, Mac([0x52, 0x54, 0, 0x77, 0, 1]), nonce, "console=tty0 console=ttyS0,115200"), disk(notice), disk_uefi(&server(), "disk-x64.efi", notice), restart(notice)]
+        [ramdisk(&server(), notice, Mac([0x52, 0x54, 0, 0x77, 0, 1]), nonce, "console=tty0 console=ttyS0,115200"), disk(notice), disk_uefi(&server(), "local-x64.efi", notice), restart(notice)]
     }
 
     #[test]

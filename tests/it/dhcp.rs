@@ -245,7 +245,7 @@ async fn a_proxy_is_silent_to_operating_systems_and_sends_known_machines_to_thei
     rig.desk.active.lock().expect("lock").push(mac(1));
     rig.silent(&client(2)).await;
     assert_eq!(rig.stages(mac(2)), []);
-    assert_eq!(file(&rig.ask(&edk2(1)).await), "52-54-00-77-00-01/disk-x64.efi", "UEFI goes to its disk through GRUB");
+    assert_eq!(file(&rig.ask(&edk2(1)).await), "52-54-00-77-00-01/local-x64.efi", "UEFI goes to its disk through GRUB");
     assert_eq!(rig.stages(mac(1)), [BootStage::DhcpDiscover, BootStage::LocalDisk, BootStage::DhcpOffer]);
     assert_eq!(file(&rig.ask(&bios(1)).await), "52-54-00-77-00-01/undionly.kpxe", "BIOS goes to its disk through iPXE");
 }
@@ -284,7 +284,7 @@ async fn a_uefi_machine_that_boots_its_disk_gets_an_address_and_the_disk_loader(
     let rig = Rig::authoritative().await;
     rig.desk.active.lock().expect("lock").push(mac(1));
     let offer = rig.ask(&edk2(1)).await;
-    assert_eq!((file(&offer), address(&offer)), ("52-54-00-77-00-01/disk-x64.efi", Ipv4Addr::new(127, 64, 0, 10)));
+    assert_eq!((file(&offer), address(&offer)), ("52-54-00-77-00-01/local-x64.efi", Ipv4Addr::new(127, 64, 0, 10)));
     assert!(rig.note(BootStage::LocalDisk).contains("boots its disk"));
 }
 
