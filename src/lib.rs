@@ -29,7 +29,14 @@ pub mod netboot;
 // level 5
 #[cfg(feature = "server")]
 pub mod app;
+// level 6
+#[cfg(feature = "server")]
+pub mod http;
 // level 7
+#[cfg(feature = "server")]
+pub mod cli;
+#[cfg(feature = "server")]
+pub mod server;
 #[cfg(feature = "server")]
 pub mod sim;
 // side

@@ -1,1 +1,5 @@
-fn main(){}
+//! The `hostler` command.
+
+fn main() -> std::process::ExitCode {
+    hostler::cli::main()
+}

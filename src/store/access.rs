@@ -20,6 +20,7 @@ pub struct User {
 pub struct Session {
     pub actor: Actor,
     pub csrf: String,
+    pub created_at: Timestamp,
     pub last_seen_at: Timestamp,
 }
 
@@ -49,6 +50,7 @@ struct SessionRow {
     name: String,
     role: String,
     csrf: String,
+    created_at: i64,
     last_seen_at: i64,
 }
 
@@ -77,6 +79,22 @@ impl Store {
         .transpose()
     }
 
+    /// All users, by name.
+    pub async fn users(&self) -> Result<Vec<User>> {
+        let rows: Vec<UserRow> =
+            in_pool!(self, p => sqlx::query_as("SELECT id, name, password_hash, role FROM users ORDER BY name").fetch_all(p).await)?;
+        rows.into_iter()
+            .map(|r| {
+                Ok(User {
+                    id: parse("users", &r.id, &r.id)?,
+                    role: parse("users", &r.id, &r.role)?,
+                    name: r.name,
+                    password_hash: r.password_hash,
+                })
+            })
+            .collect()
+    }
+
     pub async fn count_users(&self) -> Result<u64> {
         let (n,): (i64,) = in_pool!(self, p => sqlx::query_as("SELECT COUNT(*) FROM users").fetch_one(p).await)?;
         Ok(u64::try_from(n).unwrap_or(0))
@@ -85,7 +103,7 @@ impl Store {
     /// The session of this cookie, unless it has expired.
     pub async fn session(&self, token: &str, now: Timestamp) -> Result<Option<Session>> {
         let row: Option<SessionRow> = in_pool!(self, p => sqlx::query_as(
-            "SELECT s.user_id, u.name, u.role, s.csrf, s.last_seen_at FROM sessions s JOIN users u ON u.id = s.user_id
+            "SELECT s.user_id, u.name, u.role, s.csrf, s.created_at, s.last_seen_at FROM sessions s JOIN users u ON u.id = s.user_id
              WHERE s.token_hash = $1 AND s.expires_at > $2")
             .bind(token_hash(token)).bind(now.0).fetch_optional(p).await)?;
         row.map(|r| {
@@ -95,7 +113,7 @@ impl Store {
                 role: parse("users", &r.user_id, &r.role)?,
                 via: ActorVia::Session,
             };
-            Ok(Session { actor, csrf: r.csrf, last_seen_at: Timestamp(r.last_seen_at) })
+            Ok(Session { actor, csrf: r.csrf, created_at: Timestamp(r.created_at), last_seen_at: Timestamp(r.last_seen_at) })
         })
         .transpose()
     }
@@ -150,6 +168,17 @@ impl Tx {
         Ok(())
     }
 
+    /// Removes a user with its sessions and tokens.
+    pub async fn delete_user(&mut self, user: UserId) -> Result<()> {
+        in_tx!(self, c => {
+            for sql in ["DELETE FROM sessions WHERE user_id = $1", "DELETE FROM api_tokens WHERE user_id = $1", "DELETE FROM users WHERE id = $1"] {
+                sqlx::query(sql).bind(user.to_string()).execute(&mut *c).await?;
+            }
+            Ok::<(), sqlx::Error>(())
+        })?;
+        Ok(())
+    }
+
     pub async fn insert_session(&mut self, token: &str, user: UserId, csrf: &str, now: Timestamp, expires: Timestamp) -> Result<()> {
         in_tx!(self, c => {
             sqlx::query("DELETE FROM sessions WHERE expires_at <= $1").bind(now.0).execute(&mut *c).await?;
@@ -179,6 +208,12 @@ impl Tx {
             .bind(token.id.to_string()).bind(token_hash(secret)).bind(token.user.to_string()).bind(&token.name)
             .bind(token.role.to_string()).bind(token.created_at.0).bind(token.expires_at.map(|t| t.0))
             .execute(c).await.map(|_| ()))?;
+        Ok(())
+    }
+
+    /// Notes when a token was last used.
+    pub async fn note_token_used(&mut self, token_hash: &str, at: Timestamp) -> Result<()> {
+        in_tx!(self, c => sqlx::query("UPDATE api_tokens SET last_used_at = $2 WHERE token_hash = $1").bind(token_hash).bind(at.0).execute(c).await.map(|_| ()))?;
         Ok(())
     }
 

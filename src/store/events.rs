@@ -98,4 +98,12 @@ impl Store {
         rows.reverse();
         rows.into_iter().map(EventRow::into_event).collect()
     }
+
+    /// The oldest `limit` events after `after`, in order: for a reader that catches up.
+    pub async fn events_after(&self, after: EventId, limit: u32) -> Result<Vec<Event>> {
+        let rows: Vec<EventRow> = in_pool!(self, p => sqlx::query_as(
+            "SELECT id, at, machine_id, run_id, kind, severity, line, actor FROM events WHERE id > $1 ORDER BY id LIMIT $2")
+            .bind(after.to_string()).bind(i64::from(limit)).fetch_all(p).await)?;
+        rows.into_iter().map(EventRow::into_event).collect()
+    }
 }

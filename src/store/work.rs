@@ -44,6 +44,22 @@ const STEP_COLUMNS: &str = "id, run_id, machine_id, idx, kind, state, attempts, 
      started_at, ended_at, deadline_at, due_at, fence";
 const RUN_COLUMNS: &str = "id, machine_id, kind, state, actor, started_at, ended_at";
 
+impl RunRow {
+    fn into_run(self, steps: Vec<Step>) -> Result<Run> {
+        const T: &str = "runs";
+        Ok(Run {
+            id: parse(T, &self.id, &self.id)?,
+            machine: parse(T, &self.id, &self.machine_id)?,
+            kind: parse(T, &self.id, &self.kind)?,
+            state: parse(T, &self.id, &self.state)?,
+            started_at: Timestamp(self.started_at),
+            ended_at: self.ended_at.map(Timestamp),
+            actor: self.actor,
+            steps,
+        })
+    }
+}
+
 impl StepRow {
     fn into_step(self) -> Result<Step> {
         const T: &str = "steps";
@@ -109,20 +125,32 @@ impl Store {
         Ok(runs)
     }
 
+    /// The current run of every machine that has one, by machine.
+    pub async fn current_runs(&self) -> Result<std::collections::HashMap<MachineId, Run>> {
+        let sql = sqlx::AssertSqlSafe(format!("SELECT {RUN_COLUMNS} FROM runs WHERE id IN (SELECT current_run FROM machines)"));
+        let runs: Vec<RunRow> = in_pool!(self, p => sqlx::query_as(sql).fetch_all(p).await)?;
+        let sql = sqlx::AssertSqlSafe(format!(
+            "SELECT {STEP_COLUMNS} FROM steps WHERE run_id IN (SELECT current_run FROM machines) ORDER BY idx"
+        ));
+        let rows: Vec<StepRow> = in_pool!(self, p => sqlx::query_as(sql).fetch_all(p).await)?;
+        let mut steps: std::collections::HashMap<RunId, Vec<Step>> = std::collections::HashMap::new();
+        for row in rows {
+            let step = row.into_step()?;
+            steps.entry(step.run).or_default().push(step);
+        }
+        runs.into_iter()
+            .map(|row| {
+                let id = parse("runs", &row.id, &row.id)?;
+                let run = row.into_run(steps.remove(&id).unwrap_or_default())?;
+                Ok((run.machine, run))
+            })
+            .collect()
+    }
+
     async fn with_steps(&self, row: RunRow) -> Result<Run> {
         let sql = sqlx::AssertSqlSafe(format!("SELECT {STEP_COLUMNS} FROM steps WHERE run_id = $1 ORDER BY idx"));
         let steps: Vec<StepRow> = in_pool!(self, p => sqlx::query_as(sql).bind(&row.id).fetch_all(p).await)?;
-        const T: &str = "runs";
-        Ok(Run {
-            id: parse(T, &row.id, &row.id)?,
-            machine: parse(T, &row.id, &row.machine_id)?,
-            kind: parse(T, &row.id, &row.kind)?,
-            state: parse(T, &row.id, &row.state)?,
-            started_at: Timestamp(row.started_at),
-            ended_at: row.ended_at.map(Timestamp),
-            actor: row.actor,
-            steps: steps.into_iter().map(StepRow::into_step).collect::<Result<_>>()?,
-        })
+        row.into_run(steps.into_iter().map(StepRow::into_step).collect::<Result<_>>()?)
     }
 
     pub async fn step(&self, id: StepId) -> Result<Option<Step>> {

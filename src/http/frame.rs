@@ -1,0 +1,137 @@
+//! What surrounds every request: its id, a time limit, one log line, safe headers, and problem details for whatever error
+//! some layer answered without a word.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::extract::Request;
+use axum::http::header::{self, HeaderName, HeaderValue};
+use axum::http::{StatusCode, Uri};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+
+use crate::http::error::Problem;
+
+/// Handlers answer within this; streams (SSE, images) count until their first byte only.
+const ANSWER_WITHIN: Duration = Duration::from_secs(60);
+/// Body of a request unless a route says otherwise.
+pub const BODY_LIMIT: usize = 2 << 20;
+
+pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// Who is at the other end of the connection.
+#[derive(Clone, Copy, Debug)]
+pub struct Peer(pub SocketAddr);
+
+impl Peer {
+    /// The peer of a request; a request without one was not made over a socket (a test).
+    pub fn of(extensions: &axum::http::Extensions) -> IpAddr {
+        extensions.get::<Self>().map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |p| p.0.ip().to_canonical())
+    }
+}
+
+/// The id of a request, for its problem details and log lines.
+#[derive(Clone, Debug)]
+pub struct RequestId(pub String);
+
+/// Puts the frame around a router.
+pub fn wrap(router: Router) -> Router {
+    router
+        .fallback(|| async { Problem::of_status(StatusCode::NOT_FOUND) })
+        .method_not_allowed_fallback(|| async { Problem::of_status(StatusCode::METHOD_NOT_ALLOWED) })
+        .layer(axum::extract::DefaultBodyLimit::max(BODY_LIMIT))
+        .layer(axum::middleware::from_fn(frame))
+}
+
+async fn frame(mut request: Request, next: Next) -> Response {
+    let id = hex::encode(crate::clock::random::<8>());
+    let (method, uri) = (request.method().clone(), request.uri().clone());
+    request.extensions_mut().insert(RequestId(id.clone()));
+    let began = Instant::now();
+    let unbounded = takes_its_time(&uri);
+    let handled = next.run(request);
+    let response = if unbounded {
+        handled.await
+    } else {
+        match tokio::time::timeout(ANSWER_WITHIN, handled).await {
+            Ok(response) => response,
+            Err(_) => {
+                let problem =
+                    Problem::new(StatusCode::SERVICE_UNAVAILABLE, "too_slow", format!("no answer within {} s", ANSWER_WITHIN.as_secs()));
+                problem.hint("the service is overloaded; try again").into_response()
+            }
+        }
+    };
+    let mut response = finish(response, &id);
+    safe_headers(&mut response);
+    if let Ok(value) = HeaderValue::from_str(&id) {
+        response.headers_mut().insert(X_REQUEST_ID, value);
+    }
+    // The query may name what someone searched for, never a secret; bodies and headers are not logged.
+    let (status, millis) = (response.status().as_u16(), began.elapsed().as_millis());
+    let path = uri.path();
+    if response.status().is_server_error() {
+        tracing::error!(request_id = %id, %method, path, status, millis, "request failed");
+    } else {
+        tracing::debug!(request_id = %id, %method, path, status, millis, "request");
+    }
+    response
+}
+
+/// Uploads last as long as their bytes arrive; their own code bounds the silence.
+fn takes_its_time(uri: &Uri) -> bool {
+    uri.path().starts_with("/api/v1/images")
+}
+
+/// Writes problem details, the request id included, for every error that is not a page.
+fn finish(response: Response, id: &str) -> Response {
+    if let Some(problem) = response.extensions().get::<Problem>() {
+        let mut problem = problem.clone();
+        problem.request_id = Some(id.to_owned());
+        let mut rendered = problem.render();
+        // What a layer added on the way (Allow, Retry-After, Set-Cookie) stays.
+        for (name, value) in response.headers() {
+            if !rendered.headers().contains_key(name) && name != header::CONTENT_LENGTH {
+                rendered.headers_mut().append(name, value.clone());
+            }
+        }
+        return rendered;
+    }
+    let status = response.status();
+    if !status.is_client_error() && !status.is_server_error() {
+        return response;
+    }
+    let is_page = response
+        .headers()
+        .get(header::CONTENT_TYPE)
+        .and_then(|v| v.to_str().ok())
+        .is_some_and(|t| t.starts_with("text/html") || t.starts_with("application/"));
+    if is_page || status == StatusCode::RANGE_NOT_SATISFIABLE {
+        return response;
+    }
+    let mut problem = Problem::of_status(status);
+    problem.request_id = Some(id.to_owned());
+    let mut rendered = problem.render();
+    if let Some(allow) = response.headers().get(header::ALLOW) {
+        rendered.headers_mut().insert(header::ALLOW, allow.clone());
+    }
+    rendered
+}
+
+/// Scripts and styles only from here, no frames, no sniffing, nothing of ours in other sites' referrers.
+fn safe_headers(response: &mut Response) {
+    const HEADERS: [(HeaderName, &str); 5] = [
+        (
+            header::CONTENT_SECURITY_POLICY,
+            "default-src 'self'; script-src 'self'; style-src 'self'; img-src 'self' data:; object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
+        ),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::X_FRAME_OPTIONS, "DENY"),
+        (header::REFERRER_POLICY, "same-origin"),
+        (HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
+    ];
+    for (name, value) in HEADERS {
+        response.headers_mut().entry(name).or_insert(HeaderValue::from_static(value));
+    }
+}

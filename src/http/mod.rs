@@ -1,0 +1,18 @@
+//! The HTTP surfaces. Two routers: the one for people and programs (pages and `/api/v1`), and the one on the provisioning
+//! network (`/boot`, `/agent/v1`, `/phone-home`), which serves nothing secret and knows no login.
+
+pub mod api;
+pub mod auth;
+pub mod error;
+pub mod frame;
+pub mod listen;
+
+use axum::Router;
+
+use crate::app::App;
+
+/// Pages, API, health: the listener for people and programs.
+pub fn main_router(app: &App) -> Router {
+    let router = api::router(app);
+    frame::wrap(router)
+}
