@@ -13,9 +13,10 @@ use crate::domain::id::{EventId, Mac, MachineId, Name, RunId, TaskId};
 use crate::domain::inventory::Inventory;
 use crate::domain::machine::{BootIntent, Hardware, Lifecycle, Machine, Want};
 use crate::domain::time::Timestamp;
-use crate::store::agent::{AgentSession, TaskState};
+use crate::store::agent::TaskState;
 use crate::store::facts::{BootMarkFact, Fact};
 use crate::store::{Store, StoreError, Tx, token_hash};
+pub use crate::store::agent::AgentSession as Session;
 use crate::wire::agent::{Hello, LogBatch, Order, PROTOCOL, ProgressReply, Task, TaskProgress, TaskResult, Welcome};
 
 /// The longest a long-poll is held; the agent asks for at most this.
@@ -151,7 +152,7 @@ impl Intake {
     }
 
     /// Who this agent is.
-    pub async fn session(&self, token: &str) -> Result<AgentSession> {
+    pub async fn session(&self, token: &str) -> Result<Session> {
         let now = clock::now();
         let session = self.store.agent_session(token, now).await?.ok_or(IntakeError::Unauthorized)?;
         // A lost note of life costs nothing: the next request brings another.
@@ -162,7 +163,7 @@ impl Intake {
     }
 
     /// The next order, waiting up to `wait` for one.
-    pub async fn next_task(&self, session: &AgentSession, wait: Duration) -> Result<Option<Task>> {
+    pub async fn next_task(&self, session: &Session, wait: Duration) -> Result<Option<Task>> {
         let mut changes = self.store.changes();
         let end = tokio::time::Instant::now() + wait.min(MAX_WAIT);
         loop {
@@ -187,7 +188,7 @@ impl Intake {
     }
 
     /// How far an order came; says whether to stop.
-    pub async fn progress(&self, session: &AgentSession, id: TaskId, progress: TaskProgress) -> Result<ProgressReply> {
+    pub async fn progress(&self, session: &Session, id: TaskId, progress: TaskProgress) -> Result<ProgressReply> {
         let task = self.store.task(id).await?.filter(|t| t.machine == session.machine).ok_or(IntakeError::Gone)?;
         if task.state == TaskState::Open {
             let phase = progress.phase.chars().take(40).collect();
@@ -205,7 +206,7 @@ impl Intake {
     }
 
     /// The result of an order. The same result again changes nothing.
-    pub async fn result(&self, session: &AgentSession, id: TaskId, result: TaskResult) -> Result<()> {
+    pub async fn result(&self, session: &Session, id: TaskId, result: TaskResult) -> Result<()> {
         let task = self.store.task(id).await?.filter(|t| t.machine == session.machine).ok_or(IntakeError::Gone)?;
         match task.state {
             TaskState::Open => {}
@@ -222,7 +223,7 @@ impl Intake {
     }
 
     /// A fresh inventory within a session.
-    pub async fn inventory(&self, session: &AgentSession, mut inventory: Inventory) -> Result<()> {
+    pub async fn inventory(&self, session: &Session, mut inventory: Inventory) -> Result<()> {
         let notes = inventory.cap();
         for _ in 0..TRIES {
             let now = clock::now();
@@ -245,7 +246,7 @@ impl Intake {
     }
 
     /// Lines of an agent's log.
-    pub fn log(&self, session: &AgentSession, batch: LogBatch) {
+    pub fn log(&self, session: &Session, batch: LogBatch) {
         let at = clock::now();
         for line in batch.lines.into_iter().take(MAX_LOG_LINES) {
             let level = match line.level.as_str() {

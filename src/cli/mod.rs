@@ -2,6 +2,7 @@
 
 mod client;
 mod machine;
+mod netboot;
 mod output;
 mod serve;
 mod token;
@@ -144,6 +145,9 @@ enum Command {
     Migrate(serve::ConfigArgs),
     /// Version of this program
     Version,
+    /// Files that machines boot from
+    #[command(subcommand)]
+    Netboot(netboot::Verb),
     /// Machines
     #[command(subcommand, visible_alias = "machines")]
     Machine(machine::Verb),
@@ -190,6 +194,7 @@ fn run(cli: Cli) -> Result<()> {
             output::line(&format!("hostler {}", env!("CARGO_PKG_VERSION")));
             Ok(())
         }
+        Command::Netboot(verb) => netboot::run(&cli.global, &verb),
         Command::Machine(verb) => speak(&cli.global, async |client| machine::run(&client, verb).await),
         Command::Token(verb) => speak(&cli.global, async |client| token::run_token(&client, verb).await),
         Command::User(verb) => speak(&cli.global, async |client| token::run_user(&client, verb).await),

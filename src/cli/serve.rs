@@ -30,14 +30,26 @@ pub(super) struct ServeArgs {
     #[arg(long, value_name = "ADDRESS:PORT")]
     listen: Option<String>,
     /// Interface of the provisioning network; nothing is served there until it is named
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", visible_alias = "netboot-interface")]
     interface: Option<String>,
     /// DHCP on that interface
     #[arg(long, value_parser = ["off", "proxy", "authoritative"])]
     dhcp: Option<String>,
+    /// Addresses that authoritative DHCP gives away
+    #[arg(long, value_name = "FIRST-LAST", value_parser = parse_range)]
+    dhcp_range: Option<(String, String)>,
     /// Address and port of the listener for machines that boot [default: the interface's address, port 8081]
     #[arg(long, value_name = "ADDRESS:PORT")]
     netboot_listen: Option<String>,
+}
+
+/// `10.0.0.100-10.0.0.199`.
+fn parse_range(text: &str) -> std::result::Result<(String, String), String> {
+    let (first, last) = text.split_once('-').ok_or("write it as FIRST-LAST, for example 10.0.0.100-10.0.0.199")?;
+    for end in [first, last] {
+        end.parse::<std::net::Ipv4Addr>().map_err(|_| format!("{end:?} is not an IPv4 address"))?;
+    }
+    Ok((first.to_owned(), last.to_owned()))
 }
 
 fn load(global: &Global, args: &ConfigArgs, flags: &[(&str, &Option<String>)]) -> Result<Config> {
@@ -66,6 +78,7 @@ fn runtime() -> Result<tokio::runtime::Runtime> {
 }
 
 pub(super) fn serve(global: &Global, args: &ServeArgs) -> Result<()> {
+    let (first, last) = args.dhcp_range.clone().unzip();
     let config = load(
         global,
         &args.config,
@@ -73,6 +86,8 @@ pub(super) fn serve(global: &Global, args: &ServeArgs) -> Result<()> {
             ("listen", &args.listen),
             ("netboot.interface", &args.interface),
             ("netboot.dhcp", &args.dhcp),
+            ("netboot.range_start", &first),
+            ("netboot.range_end", &last),
             ("netboot.listen", &args.netboot_listen),
         ],
     )?;

@@ -8,6 +8,7 @@
 pub mod execute;
 pub mod reconcile;
 pub mod steps;
+pub mod sweep;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -5,11 +5,14 @@ use std::net::SocketAddr;
 use tokio::net::TcpListener;
 
 use crate::app::{App, AppError, Parts, Settings};
+use crate::bmc::{BmcSettings, Bmcs};
 use crate::domain::secret::Secret;
+use crate::engine::{Engine, EngineSettings};
 use crate::http;
 use crate::secret::{Sealer, SecretError};
 use crate::server::config::Config;
 use crate::server::shutdown::{Ended, Tasks};
+use crate::server::netboot::{self, NetbootError, Place};
 use crate::server::state::{StateDir, StateError, local_token};
 use crate::store::{Store, StoreError, token_hash};
 
@@ -23,6 +26,8 @@ pub enum StartError {
     Secret(#[from] SecretError),
     #[error(transparent)]
     App(#[from] AppError),
+    #[error(transparent)]
+    Netboot(#[from] NetbootError),
     #[error("cannot listen on {address}: {source}{}", hint(source))]
     Listen { address: SocketAddr, source: std::io::Error },
 }
@@ -43,7 +48,10 @@ pub struct Service {
     pub url: String,
     /// The first administrator's password, at the first start only. It is stored nowhere.
     pub first_password: Option<Secret<String>>,
+    /// Where machines boot from, when a provisioning network is configured.
+    pub netboot: Option<SocketAddr>,
     tasks: Tasks,
+    bmcs: Bmcs,
     store: Store,
     state: StateDir,
 }
@@ -57,16 +65,36 @@ pub async fn start(config: &Config) -> Result<Service, StartError> {
     let sealer = Sealer::open(&state.key_file())?;
     // Listen before the database is touched: a taken port must not leave a half-made first start.
     let listener = listen(config.listen).await?;
+    let place = Place::of(&config.netboot)?;
+    let bmcs = Bmcs::new(BmcSettings::default());
     let store = Store::open(&config.store()).await?;
+    let engine = EngineSettings {
+        owner: crate::clock::fresh_uuid().to_string(),
+        // Without a provisioning network nothing is deployed, so nothing calls here.
+        netboot_url: place.as_ref().map_or_else(|| format!("http://{}", config.listen), |p| p.url.to_string()),
+        power_off_ready: config.ready_power_off,
+    };
+    let engine = Engine::new(store.clone(), bmcs.clone(), sealer.clone(), engine);
     let (app, first_password) = open_app(&state, &store, sealer).await?;
     let mut tasks = Tasks::default();
 
     let address = listener.local_addr().map_err(|source| StartError::Listen { address: config.listen, source })?;
     let url = format!("http://{address}");
     state.write_url(&url)?;
+    let stop = tasks.stop();
+    tasks.spawn("engine", async move {
+        if let Err(e) = engine.run(stop).await {
+            tracing::error!(error = &e as &dyn std::error::Error, "the engine ended");
+        }
+    });
+    tasks.spawn("sweep", crate::engine::sweep::run(store.clone(), tasks.stop()));
+    let netboot = match &place {
+        Some(place) => Some(netboot::start(config, place, &store, &mut tasks).await?),
+        None => None,
+    };
     tasks.spawn("http", http::listen::run(listener, http::main_router(&app), tasks.stop()));
     tracing::info!(url, state = %state.path().display(), "hostler {} answers", env!("CARGO_PKG_VERSION"));
-    Ok(Service { app, url, first_password, tasks, store, state })
+    Ok(Service { app, url, first_password, netboot, tasks, bmcs, store, state })
 }
 
 async fn listen(address: SocketAddr) -> Result<TcpListener, StartError> {
@@ -102,6 +130,8 @@ impl Service {
     /// Runs until SIGTERM, SIGINT, `until` or a failure, then stops everything in order.
     pub async fn run(self, until: impl Future<Output = ()>) -> Ended {
         let ended = self.tasks.run(until).await;
+        // Weak controllers run out of sessions: give ours back.
+        self.bmcs.close_all().await;
         self.store.close().await;
         tracing::info!(state = %self.state.path().display(), "stopped");
         ended

@@ -23,6 +23,7 @@ const KEYS: &[&str] = &[
     "listen",
     "state",
     "database",
+    "ready_power_off",
     "log.format",
     "log.level",
     "netboot.interface",
@@ -68,6 +69,9 @@ pub struct Config {
     /// `postgres://user:password@host/database`; a SQLite file in the state directory when absent.
     #[serde(default, deserialize_with = "secret")]
     pub database: Option<Secret<String>>,
+    /// Power ready machines off where a BMC can wake them again.
+    #[serde(default = "yes")]
+    pub ready_power_off: bool,
     #[serde(default)]
     pub log: LogConfig,
     #[serde(default)]
@@ -164,6 +168,10 @@ fn default_listen() -> SocketAddr {
 
 fn secret<'de, D: serde::Deserializer<'de>>(d: D) -> Result<Option<Secret<String>>, D::Error> {
     Ok(Option::<String>::deserialize(d)?.map(Secret::new))
+}
+
+fn yes() -> bool {
+    true
 }
 
 /// `/var/lib/hostler` for root, else `$XDG_STATE_HOME/hostler` or `~/.local/state/hostler`.
@@ -410,7 +418,7 @@ mod tests {
         let default = serde_json::to_value(NetbootConfig::default()).unwrap();
         let mut keys: Vec<String> = default.as_object().unwrap().keys().map(|k| format!("netboot.{k}")).collect();
         keys.extend(serde_json::to_value(LogConfig::default()).unwrap().as_object().unwrap().keys().map(|k| format!("log.{k}")));
-        keys.extend(["listen", "state", "database"].map(str::to_owned));
+        keys.extend(["listen", "state", "database", "ready_power_off"].map(str::to_owned));
         keys.sort();
         let mut listed: Vec<&str> = KEYS.to_vec();
         listed.sort_unstable();

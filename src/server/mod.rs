@@ -2,6 +2,7 @@
 
 pub mod compose;
 pub mod config;
+pub mod netboot;
 pub mod shutdown;
 pub mod state;
 pub mod telemetry;
