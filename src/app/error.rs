@@ -34,6 +34,9 @@ pub enum AppError {
     Refused { code: &'static str, what: String, hint: String },
     #[error("{what}")]
     Invalid { what: String, hint: String, flaws: Vec<Flaw> },
+    /// The BMC did not do it.
+    #[error("{what}")]
+    Bmc { code: &'static str, what: String, hint: String },
     #[error("{what}")]
     TooLarge { what: String },
     #[error("the record was changed by someone else at the same time, several times in a row")]
@@ -70,7 +73,7 @@ impl AppError {
             Self::Unauthenticated => "unauthenticated",
             Self::BadLogin => "bad_login",
             Self::LoginPaused { .. } => "login_paused",
-            Self::Refused { code, .. } => code,
+            Self::Refused { code, .. } | Self::Bmc { code, .. } => code,
             Self::Invalid { .. } => "invalid",
             Self::TooLarge { .. } => "too_large",
             Self::Contended => "contended",
@@ -91,7 +94,9 @@ impl AppError {
             Self::Unauthenticated => Some("log in on the page, or send Authorization: Bearer TOKEN (hostler token create)".to_owned()),
             Self::BadLogin => Some("an administrator on the server can reset it: hostler user password NAME".to_owned()),
             Self::LoginPaused { .. } => None,
-            Self::Refused { hint, .. } | Self::Invalid { hint, .. } => Some(hint.clone()).filter(|h| !h.is_empty()),
+            Self::Refused { hint, .. } | Self::Invalid { hint, .. } | Self::Bmc { hint, .. } => {
+                Some(hint.clone()).filter(|h| !h.is_empty())
+            }
             Self::TooLarge { .. } => None,
             Self::Contended => Some("try again".to_owned()),
             Self::DiskFull => Some("free some space, then try again".to_owned()),

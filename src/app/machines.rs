@@ -454,7 +454,7 @@ impl App {
 /// An agent polls every 25 s; silent for longer than three of those it counts as gone.
 const AGENT_SILENT_AFTER: std::time::Duration = std::time::Duration::from_secs(75);
 
-fn allowed(machine: &Machine, run: Option<&Run>, verb: Verb) -> Result<()> {
+pub(crate) fn allowed(machine: &Machine, run: Option<&Run>, verb: Verb) -> Result<()> {
     can(machine, run, verb).map_err(|reason| AppError::Refused { code: "not_now", what: reason.why, hint: reason.hint })
 }
 

@@ -3,12 +3,15 @@
 //! exchange with a BMC.
 
 pub mod access;
+pub mod bmc;
 pub mod boot;
 pub mod error;
 pub mod events;
+pub mod images;
 pub mod intake;
 pub mod login;
 pub mod machines;
+pub mod racks;
 pub mod schema;
 pub mod view;
 
@@ -16,11 +19,13 @@ use std::sync::Arc;
 
 use tokio::sync::broadcast;
 
+use crate::artifact::Artifacts;
 use crate::clock;
 use crate::domain::access::{Actor, Role};
 use crate::domain::event::{NewEvent, Severity};
 use crate::domain::id::{EventId, MachineId, RunId};
 use crate::domain::time::Timestamp;
+use crate::engine::Engine;
 use crate::secret::Sealer;
 use crate::store::{Change, Store, Tx};
 
@@ -42,6 +47,8 @@ pub struct App {
 struct Inner {
     store: Store,
     sealer: Sealer,
+    engine: Engine,
+    artifacts: Artifacts,
     settings: Settings,
     logins: login::Limiter,
     usual: view::UsualCache,
@@ -52,6 +59,9 @@ struct Inner {
 pub struct Parts {
     pub store: Store,
     pub sealer: Sealer,
+    /// For its dealings with BMCs.
+    pub engine: Engine,
+    pub artifacts: Artifacts,
     pub settings: Settings,
 }
 
@@ -61,6 +71,8 @@ impl App {
             inner: Arc::new(Inner {
                 store: parts.store,
                 sealer: parts.sealer,
+                engine: parts.engine,
+                artifacts: parts.artifacts,
                 settings: parts.settings,
                 logins: login::Limiter::default(),
                 usual: view::UsualCache::default(),

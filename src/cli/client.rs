@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use futures_util::TryStreamExt;
 use reqwest::{Method, RequestBuilder, Response, Url};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -75,7 +76,11 @@ impl Client {
     /// Sends and reads a JSON answer.
     pub async fn call<T: DeserializeOwned>(&self, request: RequestBuilder) -> Result<T> {
         let body = self.body(request.timeout(ANSWER_WITHIN)).await?;
-        serde_json::from_slice(&body).map_err(|e| CliError::Failed {
+        self.understood(&body)
+    }
+
+    fn understood<T: DeserializeOwned>(&self, body: &[u8]) -> Result<T> {
+        serde_json::from_slice(body).map_err(|e| CliError::Failed {
             what: format!("{} answered what this command does not understand: {e}", self.base),
             hint: "compare versions: hostler version, and GET /version of the service".to_owned(),
         })
@@ -92,6 +97,35 @@ impl Client {
             None => request,
         })
         .await
+    }
+
+    pub async fn put<T: DeserializeOwned>(&self, path: &[&str], body: &(impl Serialize + Sync)) -> Result<T> {
+        self.call(self.request(Method::PUT, path, &[])?.json(body)).await
+    }
+
+    /// Posts text and reads a JSON answer.
+    pub async fn post_text<T: DeserializeOwned>(&self, path: &[&str], content_type: &str, text: String) -> Result<T> {
+        self.call(self.request(Method::POST, path, &[])?.header(reqwest::header::CONTENT_TYPE, content_type).body(text)).await
+    }
+
+    /// Streams a file of `size` bytes and reads a JSON answer. Without a time limit: it lasts as long as bytes flow, and
+    /// the service unpacks and checks the image before it answers.
+    pub async fn upload<T: DeserializeOwned>(
+        &self,
+        path: &[&str],
+        query: &[(&str, String)],
+        file: tokio::fs::File,
+        size: u64,
+        sent: impl Fn(u64) + Send + 'static,
+    ) -> Result<T> {
+        let stream = tokio_util::io::ReaderStream::with_capacity(file, 256 << 10).inspect_ok(move |chunk| sent(chunk.len() as u64));
+        let request = self
+            .request(Method::POST, path, query)?
+            .header(reqwest::header::CONTENT_TYPE, "application/octet-stream")
+            .header(reqwest::header::CONTENT_LENGTH, size)
+            .body(reqwest::Body::wrap_stream(stream));
+        let body = self.body(request).await?;
+        self.understood(&body)
     }
 
     /// A request whose answer has no body.

@@ -6,10 +6,12 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 use reqwest::Method;
 
-use crate::app::view::{BootView, LogLineView, MachineDetail, MachineView, StepView};
+use crate::app::bmc::{PowerReading, PowerResult};
+use crate::app::view::{BmcView, BootView, LogLineView, MachineDetail, MachineView, StepView};
 use crate::cli::client::Client;
 use crate::cli::wait::{self, Goal};
 use crate::cli::{CliError, Result, output};
+use crate::domain::bmc::BmcAddress;
 use crate::domain::id::Name;
 use crate::domain::machine::Lifecycle;
 use crate::domain::time::{Timestamp, spoken};
@@ -80,6 +82,14 @@ pub(super) enum Verb {
         #[arg(long)]
         yes: bool,
     },
+    /// Power through the BMC: on, off, soft, cycle, reset, or status
+    Power {
+        machine: String,
+        #[arg(value_parser = ["on", "off", "soft", "cycle", "reset", "status"])]
+        action: String,
+    },
+    /// Set or change the BMC of a machine
+    Bmc(BmcArgs),
     /// The newest boots with their timelines
     Boots { machine: String },
     /// The agent's log
@@ -89,6 +99,22 @@ pub(super) enum Verb {
         #[arg(long, default_value_t = 200)]
         lines: u32,
     },
+}
+
+#[derive(Args)]
+pub(super) struct BmcArgs {
+    machine: String,
+    /// 10.0.0.5, https://10.0.0.5:8000/redfish/v1/Systems/ID or ipmi://10.0.0.5:623
+    #[arg(long)]
+    address: Option<BmcAddress>,
+    #[arg(long)]
+    user: Option<String>,
+    /// File with the password; - reads it from stdin
+    #[arg(long, value_name = "FILE")]
+    password_file: Option<PathBuf>,
+    /// Forget the pinned certificate; the next contact pins what it sees
+    #[arg(long)]
+    repin: bool,
 }
 
 #[derive(Args)]
@@ -123,7 +149,7 @@ pub(super) struct DeployArgs {
     #[arg(long)]
     hostname: Option<Name>,
     /// File with public SSH keys for the image's user; may be given more than once
-    #[arg(long = "ssh-key", value_name = "FILE")]
+    #[arg(long = "ssh-key", alias = "ssh-key-file", value_name = "FILE")]
     ssh_keys: Vec<PathBuf>,
     /// File with cloud-init user data
     #[arg(long, value_name = "FILE")]
@@ -158,6 +184,8 @@ pub(super) async fn run(client: &Client, verb: Verb) -> Result<()> {
             )?;
             each(&targets.machines, async |machine| client.tell(Method::DELETE, &["machines", machine], None::<&()>).await).await.map(drop)
         }
+        Verb::Power { machine, action } => power(client, &machine, &action).await,
+        Verb::Bmc(args) => bmc(client, &args).await,
         Verb::Boots { machine } => boots(client, &machine).await,
         Verb::Log { machine, lines } => log(client, &machine, lines).await,
     }
@@ -432,6 +460,54 @@ async fn why(client: &Client, machine: &str) -> Result<()> {
 
 fn until(at: Timestamp) -> String {
     format!("in {}", spoken(at.since(crate::clock::now())))
+}
+
+async fn power(client: &Client, machine: &str, action: &str) -> Result<()> {
+    if action == "status" {
+        let reading: PowerReading = client.get(&["machines", machine, "power"], &[]).await?;
+        if client.json {
+            output::json(&reading);
+        } else {
+            output::line(&reading.power.to_string());
+        }
+        return Ok(());
+    }
+    let result: PowerResult = client.post(&["machines", machine, "power"], Some(&serde_json::json!({ "action": action }))).await?;
+    if client.json {
+        output::json(&result);
+    } else {
+        eprintln!("{}: {}", output::plain(machine), output::plain(&result.evidence));
+    }
+    Ok(())
+}
+
+async fn bmc(client: &Client, args: &BmcArgs) -> Result<()> {
+    let password = match &args.password_file {
+        None => None,
+        Some(file) if file.as_os_str() == "-" => Some(crate::cli::token::ask_password("BMC password: ")?),
+        Some(file) => {
+            let text = std::fs::read_to_string(file)
+                .map_err(|e| CliError::Usage { what: format!("cannot read {}: {e}", file.display()), hint: String::new() })?;
+            Some(text.trim_end_matches(['\r', '\n']).to_owned())
+        }
+    };
+    let mut body = serde_json::json!({ "repin": args.repin });
+    if let Some(address) = &args.address {
+        body["address"] = address.to_string().into();
+    }
+    if let Some(user) = &args.user {
+        body["user"] = user.as_str().into();
+    }
+    if let Some(password) = password {
+        body["password"] = password.into();
+    }
+    let view: BmcView = client.put(&["machines", &args.machine, "bmc"], &body).await?;
+    if client.json {
+        output::json(&view);
+    } else {
+        eprintln!("{}: BMC {} as {}.", output::plain(&args.machine), view.address, output::plain(&view.user));
+    }
+    Ok(())
 }
 
 async fn boots(client: &Client, machine: &str) -> Result<()> {

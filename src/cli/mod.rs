@@ -1,6 +1,7 @@
 //! The `hostler` command: the service itself, and a client that speaks the public API only.
 
 mod client;
+mod image;
 mod machine;
 mod netboot;
 mod output;
@@ -151,6 +152,12 @@ enum Command {
     /// Machines
     #[command(subcommand, visible_alias = "machines")]
     Machine(machine::Verb),
+    /// OS images
+    #[command(subcommand, visible_alias = "images")]
+    Image(image::ImageVerb),
+    /// Racks and packing lists
+    #[command(subcommand, visible_alias = "rack")]
+    Racks(image::RackVerb),
     /// API tokens
     #[command(subcommand, visible_alias = "tokens")]
     Token(token::TokenVerb),
@@ -196,6 +203,8 @@ fn run(cli: Cli) -> Result<()> {
         }
         Command::Netboot(verb) => netboot::run(&cli.global, &verb),
         Command::Machine(verb) => speak(&cli.global, async |client| machine::run(&client, verb).await),
+        Command::Image(verb) => speak(&cli.global, async |client| image::run_image(&client, verb).await),
+        Command::Racks(verb) => speak(&cli.global, async |client| image::run_racks(&client, verb).await),
         Command::Token(verb) => speak(&cli.global, async |client| token::run_token(&client, verb).await),
         Command::User(verb) => speak(&cli.global, async |client| token::run_user(&client, verb).await),
     }

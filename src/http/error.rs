@@ -116,6 +116,7 @@ impl From<AppError> for Problem {
             AppError::Unauthenticated | AppError::BadLogin => StatusCode::UNAUTHORIZED,
             AppError::LoginPaused { .. } => StatusCode::TOO_MANY_REQUESTS,
             AppError::Invalid { .. } => StatusCode::UNPROCESSABLE_ENTITY,
+            AppError::Bmc { .. } => StatusCode::BAD_GATEWAY,
             AppError::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             AppError::DiskFull => StatusCode::INSUFFICIENT_STORAGE,
             AppError::Store(_) | AppError::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,

@@ -5,14 +5,15 @@ use std::net::SocketAddr;
 use tokio::net::TcpListener;
 
 use crate::app::{App, AppError, Parts, Settings};
+use crate::artifact::{Artifacts, ImportError};
 use crate::bmc::{BmcSettings, Bmcs};
 use crate::domain::secret::Secret;
 use crate::engine::{Engine, EngineSettings};
 use crate::http;
 use crate::secret::{Sealer, SecretError};
 use crate::server::config::Config;
-use crate::server::shutdown::{Ended, Tasks};
 use crate::server::netboot::{self, NetbootError, Place};
+use crate::server::shutdown::{Ended, Tasks};
 use crate::server::state::{StateDir, StateError, local_token};
 use crate::store::{Store, StoreError, token_hash};
 
@@ -24,6 +25,8 @@ pub enum StartError {
     Store(#[from] StoreError),
     #[error(transparent)]
     Secret(#[from] SecretError),
+    #[error(transparent)]
+    Artifacts(#[from] ImportError),
     #[error(transparent)]
     App(#[from] AppError),
     #[error(transparent)]
@@ -75,7 +78,7 @@ pub async fn start(config: &Config) -> Result<Service, StartError> {
         power_off_ready: config.ready_power_off,
     };
     let engine = Engine::new(store.clone(), bmcs.clone(), sealer.clone(), engine);
-    let (app, first_password) = open_app(&state, &store, sealer).await?;
+    let (app, first_password) = open_app(&state, &store, sealer, engine.clone(), Artifacts::open(&state.artifact_dir())?).await?;
     let mut tasks = Tasks::default();
 
     let address = listener.local_addr().map_err(|source| StartError::Listen { address: config.listen, source })?;
@@ -102,8 +105,22 @@ async fn listen(address: SocketAddr) -> Result<TcpListener, StartError> {
 }
 
 /// The app with a first user and a local token that works.
-async fn open_app(state: &StateDir, store: &Store, sealer: Sealer) -> Result<(App, Option<Secret<String>>), StartError> {
-    let make = |local_token_hash| App::new(Parts { store: store.clone(), sealer: sealer.clone(), settings: Settings { local_token_hash } });
+async fn open_app(
+    state: &StateDir,
+    store: &Store,
+    sealer: Sealer,
+    engine: Engine,
+    artifacts: Artifacts,
+) -> Result<(App, Option<Secret<String>>), StartError> {
+    let make = |local_token_hash| {
+        App::new(Parts {
+            store: store.clone(),
+            sealer: sealer.clone(),
+            engine: engine.clone(),
+            artifacts: artifacts.clone(),
+            settings: Settings { local_token_hash },
+        })
+    };
     let app = make(local_token(state.path()).map(|t| token_hash(t.expose())));
     let first_password = app.first_user().await?;
     let works = match local_token(state.path()) {

@@ -1,9 +1,12 @@
 //! The REST API under `/api/v1`, described by OpenAPI 3.1 at `/api/v1/openapi.json`.
 
 pub mod access;
+pub mod bmc;
 pub mod events;
 pub mod health;
+pub mod images;
 pub mod machines;
+pub mod racks;
 
 use std::sync::Arc;
 
@@ -44,9 +47,15 @@ pub(crate) fn open_api() -> OpenApiRouter<App> {
     let schemes = document.components.get_or_insert_default();
     schemes.add_security_scheme("token", SecurityScheme::Http(HttpBuilder::new().scheme(HttpAuthScheme::Bearer).build()));
     schemes.add_security_scheme("session", SecurityScheme::ApiKey(ApiKey::Cookie(ApiKeyValue::new(auth::SESSION_COOKIE))));
-    OpenApiRouter::with_openapi(document)
-        .merge(health::router())
-        .nest("/api/v1", machines::router().merge(events::router()).merge(access::router()))
+    OpenApiRouter::with_openapi(document).merge(health::router()).nest(
+        "/api/v1",
+        machines::router()
+            .merge(bmc::router())
+            .merge(images::router())
+            .merge(racks::router())
+            .merge(events::router())
+            .merge(access::router()),
+    )
 }
 
 /// The API with its gate and its document.
