@@ -15,7 +15,9 @@ pub(super) enum Verb {
 }
 
 #[derive(Args)]
-#[command(after_help = "Examples:\n  hostler netboot setup --pxe target/pxe\n  hostler netboot setup --state /srv/hostler --pxe target/pxe")]
+#[command(
+    after_help = "Examples:\n  hostler netboot setup --pxe target/pxe\n  hostler netboot setup --state /srv/hostler --pxe target/pxe"
+)]
 pub(super) struct SetupArgs {
     /// Directory that pxe/build wrote kernel and ramdisk to
     #[arg(long, value_name = "DIR")]

@@ -153,6 +153,7 @@ async fn image(State(routes): State<BootRoutes>, Path(sha256): Path<Sha256>, req
 async fn serve(path: PathBuf, request: Request) -> Response {
     match ServeFile::new(path).try_call(request).await {
         Ok(response) => response.into_response(),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => StatusCode::NOT_FOUND.into_response(),
         Err(e) => {
             tracing::error!(error = %e, "a boot file could not be read");
             Problem::of_status(StatusCode::INTERNAL_SERVER_ERROR).into_response()

@@ -62,9 +62,13 @@ impl Place {
         };
         let url = match (&config.url, &interface) {
             (Some(url), _) => url.clone(),
-            (None, Some(interface)) if listen.ip().is_unspecified() => format!("http://{}", SocketAddrV4::new(interface.address, listen.port())),
+            (None, Some(interface)) if listen.ip().is_unspecified() => {
+                format!("http://{}", SocketAddrV4::new(interface.address, listen.port()))
+            }
             (None, None) if listen.ip().is_unspecified() => {
-                return Err(NetbootError::Url(format!("netboot.listen is {listen}, which no machine can fetch from; name netboot.interface or netboot.url")));
+                return Err(NetbootError::Url(format!(
+                    "netboot.listen is {listen}, which no machine can fetch from; name netboot.interface or netboot.url"
+                )));
             }
             (None, _) => format!("http://{listen}"),
         };
@@ -110,14 +114,17 @@ fn boot_files(boot_dir: &Path) -> Result<BootFiles, NetbootError> {
         other => other?,
     };
     if !boot_files::has_ramdisk(boot_dir) {
-        tracing::warn!("there is no ramdisk yet, so machines come no further than iPXE; make it: pxe/build OUT, then hostler netboot setup --pxe OUT");
+        tracing::warn!(
+            "there is no ramdisk yet, so machines come no further than iPXE; make it: pxe/build OUT, then hostler netboot setup --pxe OUT"
+        );
     }
     Ok(files)
 }
 
 fn start_tftp(config: &Config, interface: &Interface, desk: Arc<Desk>, tasks: &mut Tasks) -> Result<(), NetbootError> {
     let port = config.netboot.tftp_port;
-    let listen = if interface.loopback { SocketAddrV4::new(interface.address, port) } else { SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, port) };
+    let listen =
+        if interface.loopback { SocketAddrV4::new(interface.address, port) } else { SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, port) };
     let tftp = TftpConfig { listen, device: interface.device().map(str::to_owned), ..TftpConfig::default() };
     let server = TftpServer::bind(tftp).map_err(|source| NetbootError::Tftp { port, source })?;
     let stop = tasks.stop();
@@ -129,7 +136,14 @@ fn start_tftp(config: &Config, interface: &Interface, desk: Arc<Desk>, tasks: &m
     Ok(())
 }
 
-async fn start_dhcp(config: &Config, place: &Place, interface: &Interface, desk: Arc<Desk>, store: &Store, tasks: &mut Tasks) -> Result<(), NetbootError> {
+async fn start_dhcp(
+    config: &Config,
+    place: &Place,
+    interface: &Interface,
+    desk: Arc<Desk>,
+    store: &Store,
+    tasks: &mut Tasks,
+) -> Result<(), NetbootError> {
     let net = &config.netboot;
     let mode = match net.dhcp {
         Wanted::Off => return Ok(()),
@@ -153,7 +167,8 @@ async fn start_dhcp(config: &Config, place: &Place, interface: &Interface, desk:
         }
     };
     let leases = store.dhcp_leases().await?;
-    let dhcp = DhcpConfig { server_port: net.dhcp_port, pxe_port: net.pxe_port, ..DhcpConfig::new(interface.clone(), mode, place.url.clone()) };
+    let dhcp =
+        DhcpConfig { server_port: net.dhcp_port, pxe_port: net.pxe_port, ..DhcpConfig::new(interface.clone(), mode, place.url.clone()) };
     let server = DhcpServer::bind(dhcp, desk, leases)?;
     tasks.spawn("dhcp", server.run(tasks.stop()));
     Ok(())

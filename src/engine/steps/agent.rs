@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::clock;
+use crate::decide::boot_timeline::diagnose;
 use crate::decide::target::{Choice, choose_disk};
 use crate::domain::id::TaskId;
 use crate::domain::inventory::DiskRef;
@@ -37,7 +38,10 @@ pub(super) async fn wait_agent(context: &mut Context) -> Result<StepOutcome, Ste
     }
     let boot = store.boots(context.machine.id, 1).await?.into_iter().next().filter(|b| b.last_at >= since);
     let note = match boot.as_ref() {
-        Some(boot) => boot.marks.last().map_or_else(String::new, |m| format!("its boot came to {}", m.stage)),
+        Some(boot) => match diagnose(boot, context.now) {
+            Some(diagnosis) => diagnosis.text,
+            None => boot.marks.last().map_or_else(String::new, |m| format!("its boot came to {}", m.stage)),
+        },
         None => "no packet of this boot was seen yet".to_owned(),
     };
     Ok(StepOutcome::Again { checkpoint: serde_json::Value::Null, after: LOOK_AGAIN, note })
