@@ -204,14 +204,14 @@ fn read_line(number: u64, columns: &[&'static str], record: &csv::StringRecord, 
     }
     let address = parsed::<BmcAddress>(value("bmc"), |e| read("bmc", e));
     let bmc = match (value("bmc"), value("user"), value("password")) {
-        (Some(_), Some(user), Some(password)) => address.and_then(|address| {
+        (Some(_), Some(user), Some(password)) => address.map(|address| {
             let password = Secret::new(password.to_owned());
             for check in [check_login(user, Some(&password)), check_address(&address)] {
                 if let Err(e) = check {
                     read("bmc", e.to_string());
                 }
             }
-            Some(LineBmc { address, user: user.to_owned(), password })
+            LineBmc { address, user: user.to_owned(), password }
         }),
         (None, None, None) => None,
         (address, user, password) => {
