@@ -132,7 +132,7 @@ impl App {
             machine: lens.machine(&machine, run.as_ref()),
             current_run: run.as_ref().map(|r| lens.run(r)),
             runs: runs.iter().map(|r| lens.run(r)).collect(),
-            boots: boots.into_iter().map(BootView::of).collect(),
+            boots: boots.into_iter().map(|b| BootView::of(b, lens.now)).collect(),
             events: events.into_iter().map(EventView::from).collect(),
             agent_log: self.agent_log(actor, id, DETAIL_LOG).await?,
             inventory,
@@ -156,7 +156,8 @@ impl App {
     /// `Forbidden`, the store's.
     pub async fn boots(&self, actor: &Actor, id: MachineId, limit: u32) -> Result<Vec<BootView>> {
         need(actor, Role::Viewer)?;
-        Ok(self.store().boots(id, limit).await?.into_iter().map(BootView::of).collect())
+        let now = clock::now();
+        Ok(self.store().boots(id, limit).await?.into_iter().map(|b| BootView::of(b, now)).collect())
     }
 
     /// Boots of MACs that belong to no machine yet, newest first.
@@ -165,7 +166,8 @@ impl App {
     /// `Forbidden`, the store's.
     pub async fn stray_boots(&self, actor: &Actor, limit: u32) -> Result<Vec<BootView>> {
         need(actor, Role::Viewer)?;
-        Ok(self.store().stray_boots(limit).await?.into_iter().map(BootView::of).collect())
+        let now = clock::now();
+        Ok(self.store().stray_boots(limit).await?.into_iter().map(|b| BootView::of(b, now)).collect())
     }
 
     /// The newest lines of the agent's log, oldest first.

@@ -27,8 +27,9 @@ use crate::domain::id::{EventId, MachineId, RunId};
 use crate::domain::time::Timestamp;
 use crate::engine::Engine;
 use crate::secret::Sealer;
-use crate::store::{Change, Store, Tx};
+use crate::store::{Store, Tx};
 
+pub use crate::store::Change;
 pub use error::{AppError, Result};
 
 /// What the use cases need to know of the configuration.

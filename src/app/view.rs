@@ -9,7 +9,7 @@ use utoipa::ToSchema;
 
 use crate::app::{App, Result};
 use crate::clock;
-use crate::decide::{access, workflow};
+use crate::decide::{access, boot_timeline, workflow};
 use crate::domain::bmc::{BmcAddress, BmcIdentity, BmcProtocol, BmcStatus};
 use crate::domain::boot::{Arch, Boot, BootStage, ClientArch};
 use crate::domain::event::{Event, Severity};
@@ -195,11 +195,32 @@ pub struct BootView {
     pub started_at: Timestamp,
     pub last_at: Timestamp,
     pub marks: Vec<MarkView>,
+    /// Where it stopped or what made it slow, and what that usually means; absent while it goes well.
+    pub diagnosis: Option<DiagnosisView>,
+    /// Its parts that are over, with how long each took.
+    pub phases: Vec<PhaseView>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct DiagnosisView {
+    pub severity: Severity,
+    pub text: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct PhaseView {
+    /// For example `firmware`, `iPXE`, `kernel`.
+    pub name: String,
+    pub secs: f64,
 }
 
 impl BootView {
-    pub fn of(boot: Boot) -> Self {
+    pub fn of(boot: Boot, now: Timestamp) -> Self {
+        let diagnosis = boot_timeline::diagnose(&boot, now).map(|d| DiagnosisView { severity: d.severity, text: d.text });
+        let phases = boot_timeline::phases(&boot, None);
         Self {
+            diagnosis,
+            phases: phases.into_iter().map(|p| PhaseView { name: p.name.to_owned(), secs: p.took.as_secs_f64() }).collect(),
             id: boot.id,
             machine: boot.machine,
             mac: boot.mac,

@@ -8,6 +8,7 @@ pub mod boot;
 pub mod error;
 pub mod frame;
 pub mod listen;
+pub mod ui;
 
 use axum::Router;
 
@@ -16,7 +17,7 @@ use crate::app::intake::Intake;
 
 /// Pages, API, health: the listener for people and programs.
 pub fn main_router(app: &App) -> Router {
-    let router = api::router(app);
+    let router = api::router(app).merge(ui::router(app.clone()));
     frame::wrap(router)
 }
 

@@ -9,3 +9,4 @@ mod sim;
 mod store;
 mod support;
 mod tftp;
+mod ui;
