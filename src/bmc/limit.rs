@@ -47,7 +47,6 @@ struct Credentials {
 #[derive(Default)]
 pub struct LoginGuard {
     failures: u32,
-    /// What failed. `None` after a restart, when only the count is known.
     failed: Option<Credentials>,
     proven: Option<Credentials>,
     paused_until: Option<Timestamp>,
@@ -92,10 +91,11 @@ impl LoginGuard {
         self.paused_until = (self.failures >= LOGIN_FAILURE_CAP).then(|| now.plus(pause));
     }
 
-    /// Takes up a count kept by the caller over a restart; a count we have is newer.
-    pub fn restore(&mut self, failures: u32, paused_until: Option<Timestamp>) {
-        if self.failures == 0 && self.proven.is_none() {
+    /// Takes up a count kept by the caller over a restart, for the credentials it was counted with; a count we have is newer.
+    pub fn restore(&mut self, user: &str, password: &Secret<String>, failures: u32, paused_until: Option<Timestamp>) {
+        if failures > 0 && self.failures == 0 && self.proven.is_none() {
             self.failures = failures;
+            self.failed = Some(Credentials { user: user.to_owned(), password: password.clone() });
             self.paused_until = paused_until;
         }
     }
@@ -142,9 +142,10 @@ mod tests {
     #[test]
     fn a_pause_survives_a_restart_of_the_service() {
         let (wrong, mut guard) = (Secret::new("wrong".to_owned()), LoginGuard::default());
-        guard.restore(2, Some(at(900)));
+        guard.restore("u", &wrong, 2, Some(at(900)));
         assert!(guard.may_try("u", &wrong, at(10)).is_err());
         assert!(guard.may_try("u", &wrong, at(900)).is_ok());
+        assert!(guard.may_try("u", &Secret::new("right".to_owned()), at(10)).is_ok(), "it was counted with other credentials");
     }
 
     #[tokio::test]

@@ -186,9 +186,9 @@ impl Bmcs {
         self.entry(address).state().guard.count()
     }
 
-    /// Takes up stored counts after a restart of the service. Not to be called after the credentials were changed.
-    pub fn restore_login_failures(&self, address: &BmcAddress, failures: u32, paused_until: Option<Timestamp>) {
-        self.entry(address).state().guard.restore(failures, paused_until);
+    /// Takes up counts stored for these credentials, after a restart of the service; nothing once there are counts here.
+    pub fn restore_login_failures(&self, access: &BmcAccess, failures: u32, paused_until: Option<Timestamp>) {
+        self.entry(&access.address).state().guard.restore(&access.user, &access.password, failures, paused_until);
     }
 
     /// Ends every session; each BMC has 3 s for it.

@@ -1,7 +1,7 @@
 //! IPMI messages and the commands we use, as bytes. Sections are those of the IPMI specification v2.0, revision 1.1; the
 //! FRU layout is from the Platform Management FRU Information Storage Definition v1.0, revision 1.3.
 //!
-//! Device ids and completion codes are read with `ipmi-rs-core`; see `docs/adr/0004-ipmi-client.md`.
+//! Device ids and completion codes are read with `ipmi-rs-core`; see `docs/adr/0005-ipmi-client.md`.
 
 pub use ipmi_rs_core::app::DeviceId;
 use ipmi_rs_core::connection::CompletionErrorCode;

@@ -1,6 +1,6 @@
 //! IPMI 2.0 over LAN: the part both dialects have. Used where Redfish is missing.
 //!
-//! The `ipmi-rs` crate was tried first; `docs/adr/0004-ipmi-client.md` says what it does for us and why the session layer
+//! The `ipmi-rs` crate was tried first; `docs/adr/0005-ipmi-client.md` says what it does for us and why the session layer
 //! is our own.
 
 mod session;

@@ -1,6 +1,6 @@
 //! Redfish, JSON first: follows links, never builds paths (only `/redfish/v1/` is known), reads what it needs leniently.
 //!
-//! The `redfish` crate was tried first; `docs/adr/0003-redfish-client.md` says what it does for us and why the transport
+//! The `redfish` crate was tried first; `docs/adr/0004-redfish-client.md` says what it does for us and why the transport
 //! is our own.
 
 mod http;

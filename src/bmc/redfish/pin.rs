@@ -43,11 +43,14 @@ impl Pin {
 
     /// TLS 1.2 and 1.3 with forward secrecy only: what rustls speaks.
     pub fn tls_config(self: &Arc<Self>) -> Result<rustls::ClientConfig, rustls::Error> {
-        Ok(rustls::ClientConfig::builder_with_provider(Arc::clone(&self.provider))
+        let mut config = rustls::ClientConfig::builder_with_provider(Arc::clone(&self.provider))
             .with_safe_default_protocol_versions()?
             .dangerous()
             .with_custom_certificate_verifier(Arc::<Self>::clone(self))
-            .with_no_client_auth())
+            .with_no_client_auth();
+        // One server each: room for the usual 256 would cost tens of KiB a BMC.
+        config.resumption = rustls::client::Resumption::in_memory_sessions(2);
+        Ok(config)
     }
 
     fn hold_to(&self, pinned: Sha256, seen: Sha256) -> Result<(), rustls::Error> {

@@ -82,13 +82,16 @@ impl Engine {
                 "enter the BMC's password again, then retry",
             )
         })?;
-        Ok(Some(BmcAccess {
+        let access = BmcAccess {
             address: status.address.clone(),
             user: status.user.clone(),
             password,
             tls_pin: status.tls_pin,
             prefer: status.protocol,
-        }))
+        };
+        // A restart of the service is no new chance for a password that was refused twice.
+        self.bmcs.restore_login_failures(&access, status.auth_failures, status.paused_until);
+        Ok(Some(access))
     }
 
     /// Records what an exchange with the BMC showed.

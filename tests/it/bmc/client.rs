@@ -116,7 +116,7 @@ async fn a_pause_is_taken_up_again_after_a_restart_of_the_service() {
     }
     let (failures, until) = first.login_failures(&wrong.address);
     let second = bmcs();
-    second.restore_login_failures(&wrong.address, failures, until);
+    second.restore_login_failures(&wrong, failures, until);
     assert!(matches!(second.power(machine(), &wrong).await, Err(BmcError::Paused { .. })));
     assert_eq!(bmc.counts().refused_logins, 2);
 }
