@@ -172,20 +172,8 @@ pub async fn gate(State(app): State<App>, path: Option<MatchedPath>, mut request
             request.extensions_mut().insert(caller);
             next.run(request).await
         }
-        Err(problem) => {
-            let closed = problem.status() == StatusCode::METHOD_NOT_ALLOWED;
-            let mut response = problem.into_response();
-            if closed && let Ok(allow) = methods_of(path.as_str()).parse() {
-                response.headers_mut().insert(header::ALLOW, allow);
-            }
-            response
-        }
+        Err(problem) => problem.into_response(),
     }
-}
-
-/// The methods of a path, as the `Allow` header lists them.
-fn methods_of(path: &str) -> String {
-    ROUTES.iter().filter(|(_, p, _)| *p == path).map(|(m, _, _)| *m).collect::<Vec<_>>().join(", ")
 }
 
 async fn admit(app: &App, access: Option<Access>, method: &Method, headers: &HeaderMap) -> Result<Caller, Problem> {

@@ -1,0 +1,7 @@
+//! The API over real sockets, and the command line as a real process.
+
+mod access;
+mod cli;
+mod hostile;
+mod kit;
+mod machines;
