@@ -17,7 +17,6 @@ async fn every_bad_request_is_a_problem() {
         let json_body = |path: &str, body: String| post(path).header(header::CONTENT_TYPE, "application/json").body(body);
 
         problem(api.get("/api/v1/nothing", &token).await, 404, "no_such_path").await;
-        problem(api.get("/", &token).await, 404, "no_such_path").await;
         problem(api.get("/api/v1/machines/%ff", &token).await, 400, "bad_path").await;
         problem(api.get("/api/v1/runs/not-a-uuid", &token).await, 400, "bad_path").await;
         problem(api.get("/api/v1/machines?limit=many", &token).await, 400, "bad_query").await;
