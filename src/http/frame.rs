@@ -50,6 +50,7 @@ async fn frame(mut request: Request, next: Next) -> Response {
     request.extensions_mut().insert(RequestId(id.clone()));
     let began = Instant::now();
     let unbounded = takes_its_time(&uri);
+    let for_person = asks_for_page(&request);
     let handled = next.run(request);
     let response = if unbounded {
         handled.await
@@ -63,7 +64,12 @@ async fn frame(mut request: Request, next: Next) -> Response {
             }
         }
     };
+    let problem = response.extensions().get::<Problem>().cloned();
     let mut response = finish(response, &id);
+    if for_person && is_problem(&response) {
+        let status = response.status();
+        response = crate::http::ui::problem_page(problem.unwrap_or_else(|| Problem::of_status(status)));
+    }
     safe_headers(&mut response);
     if let Ok(value) = HeaderValue::from_str(&id) {
         response.headers_mut().insert(X_REQUEST_ID, value);
@@ -82,6 +88,16 @@ async fn frame(mut request: Request, next: Next) -> Response {
 /// Uploads last as long as their bytes arrive; their own code bounds the silence.
 fn takes_its_time(uri: &Uri) -> bool {
     uri.path().starts_with("/api/v1/images")
+}
+
+/// A browser that follows a link or sends a form, rather than a program: its errors are pages.
+fn asks_for_page(request: &Request) -> bool {
+    let accepts = request.headers().get(header::ACCEPT).and_then(|v| v.to_str().ok()).is_some_and(|v| v.contains("text/html"));
+    accepts && !["/api/", "/ui/", "/agent/", "/boot/"].iter().any(|p| request.uri().path().starts_with(p))
+}
+
+fn is_problem(response: &Response) -> bool {
+    response.headers().get(header::CONTENT_TYPE).is_some_and(|v| v == "application/problem+json")
 }
 
 /// Writes problem details, the request id included, for every error that is not a page.

@@ -126,13 +126,13 @@ fn html_response(status: StatusCode, html: String, now_millis: i64) -> Response 
 
 /// An error as a page a person can act on.
 pub struct PageError {
-    problem: Problem,
+    problem: Box<Problem>,
     user: Option<User>,
 }
 
 impl PageError {
     pub fn of(problem: Problem, person: Option<&Person>) -> Self {
-        Self { problem, user: person.map(Person::user) }
+        Self { problem: Box::new(problem), user: person.map(Person::user) }
     }
 
     pub fn app(error: AppError, person: &Person) -> Self {
@@ -182,10 +182,15 @@ impl IntoResponse for PageError {
     }
 }
 
-/// Starts with a capital and ends with a full stop.
+/// Starts with a capital, unless its first word is a name (`r12-u07`), and ends with a full stop.
 pub fn sentence(text: &str) -> String {
-    let mut chars = text.trim().chars();
-    let mut out: String = chars.next().map(|c| c.to_uppercase().chain(chars).collect()).unwrap_or_default();
+    let text = text.trim();
+    let is_word = text.split_whitespace().next().is_some_and(|w| w.chars().all(|c| c.is_ascii_lowercase() || matches!(c, '\'' | ',')));
+    let mut chars = text.chars();
+    let mut out: String = match chars.next() {
+        Some(c) if is_word => c.to_uppercase().chain(chars).collect(),
+        Some(_) | None => text.to_owned(),
+    };
     if !out.is_empty() && !out.ends_with(['.', '!', '?', ':']) {
         out.push('.');
     }
@@ -193,8 +198,12 @@ pub fn sentence(text: &str) -> String {
 }
 
 /// A problem as a page, for a browser that asked for a path or a method we do not have.
-pub fn problem_page(problem: Problem) -> Response {
-    PageError { problem, user: None }.into_response()
+pub fn problem_page(mut problem: Problem) -> Response {
+    if problem.status() == StatusCode::NOT_FOUND {
+        // The hint for programs, where the API is described, is none for people.
+        problem.hint = None;
+    }
+    PageError { problem: Box::new(problem), user: None }.into_response()
 }
 
 #[cfg(test)]
@@ -210,5 +219,6 @@ mod tests {
     fn errors_read_as_sentences() {
         assert_eq!(sentence("no machine is known as \"x\""), "No machine is known as \"x\".");
         assert_eq!(sentence("Done."), "Done.");
+        assert_eq!(sentence("r12-u07 does not answer"), "r12-u07 does not answer.");
     }
 }

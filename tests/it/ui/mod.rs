@@ -424,6 +424,18 @@ async fn static_files_are_kept_for_good_under_the_address_of_their_bytes() {
 }
 
 #[tokio::test]
+async fn a_path_we_do_not_have_is_a_page_for_a_browser_and_a_problem_for_a_program() {
+    let site = Site::new().await;
+    for (accept, kind) in [("text/html,*/*;q=0.8", "text/html; charset=utf-8"), ("application/json", "application/problem+json")] {
+        let request = Request::get("/nowhere").header(header::ACCEPT, accept).body(Body::empty()).unwrap();
+        let answer = page(site.send(&mut Jar::default(), request).await).await;
+        assert_eq!((answer.status, answer.headers[header::CONTENT_TYPE].to_str().unwrap()), (StatusCode::NOT_FOUND, kind));
+    }
+    let request = Request::get("/api/v1/nowhere").header(header::ACCEPT, "text/html").body(Body::empty()).unwrap();
+    assert_eq!(page(site.send(&mut Jar::default(), request).await).await.headers[header::CONTENT_TYPE], "application/problem+json");
+}
+
+#[tokio::test]
 async fn a_logout_ends_the_session_at_the_server() {
     let site = Site::new().await;
     let mut jar = site.logged_in().await;
