@@ -6,6 +6,7 @@ mod bmc;
 mod desk;
 mod dhcp;
 mod lifecycle;
+mod rack;
 mod sim;
 mod store;
 mod support;
