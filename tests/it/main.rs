@@ -3,6 +3,7 @@
 mod api;
 mod artifact;
 mod bmc;
+mod demo;
 mod desk;
 mod dhcp;
 mod lifecycle;

@@ -213,7 +213,7 @@ async fn rack(machines: usize) -> Rack {
     for listing in fleet.listings() {
         let id = MachineId(clock::fresh_uuid());
         let evidence = Evidence { uuid: None, serial: Some(listing.serial.clone()), macs: vec![listing.mac], source: Source::Agent };
-        let name: Name = format!("r12-u{:02}", listing.u).parse().unwrap();
+        let name: Name = format!("r12-u{:02}", listing.number).parse().unwrap();
         let machine = blank_machine(id, name, &evidence, clock::now());
         let row = id.to_string();
         let sealed = sealer.seal(&Secret::new(listing.password.clone()), Place { table: "bmcs", row: &row, column: "password" }).unwrap();
