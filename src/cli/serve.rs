@@ -11,6 +11,7 @@ use crate::server::shutdown::Ended;
 use crate::server::state::StateDir;
 use crate::server::telemetry;
 use crate::sim::demo::{self, DemoArgs};
+use crate::sim::standalone::{self, SimArgs};
 use crate::store::Store;
 
 #[derive(Args)]
@@ -112,6 +113,10 @@ pub(super) fn serve(global: &Global, args: &ServeArgs) -> Result<()> {
 
 pub(super) fn demo(args: &DemoArgs) -> Result<()> {
     runtime()?.block_on(demo::run(args)).map_err(|e| failed(&e))
+}
+
+pub(super) fn sim(args: &SimArgs) -> Result<()> {
+    runtime()?.block_on(standalone::run(args)).map_err(|e| failed(&e))
 }
 
 pub(super) fn check_config(global: &Global, args: &ConfigArgs) -> Result<()> {

@@ -10,7 +10,6 @@ use crate::decide::boot::Loader;
 use crate::domain::id::Sha256;
 use crate::netboot::boot_files::{IPXE_DIR, KERNEL, RAMDISK};
 
-
 /// What was put into the boot directory.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct BootFiles {

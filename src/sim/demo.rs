@@ -34,7 +34,9 @@ const DEFAULT_LOG: &str = "error,hostler::http=off";
 const IMAGE: &str = "demo-image";
 
 #[derive(Args)]
-#[command(after_help = "Examples:\n  hostler demo\n  hostler demo --machines 100 --speed 30\n  hostler demo --headless --until deployed | jq .machines")]
+#[command(
+    after_help = "Examples:\n  hostler demo\n  hostler demo --machines 100 --speed 30\n  hostler demo --headless --until deployed | jq .machines"
+)]
 pub struct DemoArgs {
     /// Simulated machines in the rack
     #[arg(long, default_value_t = 24, value_parser = clap::value_parser!(u16).range(4..=2000), value_name = "N")]
@@ -111,7 +113,7 @@ pub async fn run(args: &DemoArgs) -> Result<(), DemoError> {
     let state = Scratch::make()?;
     let files = boot_files::put(&state.path.join("boot"), &default_state().join("boot")).map_err(io("put the boot files in place"))?;
     let ports = Ports::free().map_err(io("find free ports on 127.0.0.1"))?;
-    let service = compose::start(&config(args, &state.path, &ports)).await?;
+    let service = start(args, &state.path, &ports).await?;
     let uplink = Uplink {
         dhcp: SocketAddrV4::new(Ipv4Addr::LOCALHOST, ports.dhcp),
         pxe: Some(SocketAddrV4::new(Ipv4Addr::LOCALHOST, ports.pxe)),
@@ -146,7 +148,15 @@ pub async fn run(args: &DemoArgs) -> Result<(), DemoError> {
     };
     if args.until.is_some() {
         let placeholders = files.placeholders.iter().map(|name| (*name).to_owned()).collect();
-        let summary = Summary { ok: reason.is_none(), reason: reason.clone(), total_secs, speed: args.speed.speed(), seed: args.seed, placeholders, survey };
+        let summary = Summary {
+            ok: reason.is_none(),
+            reason: reason.clone(),
+            total_secs,
+            speed: args.speed.speed(),
+            seed: args.seed,
+            placeholders,
+            survey,
+        };
         let text = serde_json::to_string_pretty(&summary).map_err(|e| DemoError::Other(e.to_string()))?;
         println!("{text}");
     }
@@ -158,7 +168,11 @@ async fn work(operator: Operator, fleet: Arc<Fleet>, deadline: Option<Duration>,
     let plot = plot(&operator, &fleet, deadline.is_none());
     let outcome = match deadline {
         Some(deadline) => tokio::time::timeout(deadline, plot).await.unwrap_or_else(|_| {
-            Err(DemoError::Other(format!("fewer than {DEPLOYED} machines were active after {} s; {}", deadline.as_secs(), consoles(&fleet))))
+            Err(DemoError::Other(format!(
+                "fewer than {DEPLOYED} machines were active after {} s; {}",
+                deadline.as_secs(),
+                consoles(&fleet)
+            )))
         }),
         None => plot.await,
     };
@@ -204,17 +218,27 @@ fn greet(args: &DemoArgs, service: &Service, state: &Path, files: &BootFiles) {
     println!("  Terminal  HOSTLER__STATE={} hostler machine list", state.display());
     println!();
     if !files.placeholders.is_empty() {
-        println!("  This computer has no real {}: placeholders stand in, the simulated machines do not mind.", files.placeholders.join(", "));
+        println!(
+            "  This computer has no real {}: placeholders stand in, the simulated machines do not mind.",
+            files.placeholders.join(", ")
+        );
     }
     println!("  Everything runs on loopback and is gone after Ctrl-C.");
     println!();
 }
 
-fn config(args: &DemoArgs, state: &Path, ports: &Ports) -> Config {
-    let listen = args.listen.unwrap_or_else(|| {
-        let usual = SocketAddr::from((Ipv4Addr::LOCALHOST, 8080));
-        if TcpListener::bind(usual).is_ok() { usual } else { SocketAddr::from((Ipv4Addr::LOCALHOST, 0)) }
-    });
+/// Starts the service, on a free port when the usual one is taken and nobody asked for it.
+async fn start(args: &DemoArgs, state: &Path, ports: &Ports) -> Result<Service, StartError> {
+    let usual = SocketAddr::from((Ipv4Addr::LOCALHOST, 8080));
+    match compose::start(&config(args.listen.unwrap_or(usual), state, ports)).await {
+        Err(StartError::Listen { source, .. }) if args.listen.is_none() && source.kind() == io::ErrorKind::AddrInUse => {
+            compose::start(&config(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), state, ports)).await
+        }
+        outcome => outcome,
+    }
+}
+
+fn config(listen: SocketAddr, state: &Path, ports: &Ports) -> Config {
     Config {
         listen,
         state: state.to_owned(),

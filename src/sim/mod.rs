@@ -18,3 +18,4 @@ pub mod ipxe;
 pub mod machine;
 pub mod operator;
 pub mod pace;
+pub mod standalone;

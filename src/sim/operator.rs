@@ -5,15 +5,12 @@ use std::time::Duration;
 
 use futures_util::{StreamExt, stream};
 use reqwest::{Method, RequestBuilder};
-use serde::{Deserialize, Serialize};
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::agent::link::chain;
 use crate::app::view::{MachineDetail, MachineView};
-use crate::clock;
-use crate::decide::boot_timeline::diagnose;
-use crate::domain::boot::{Boot, BootMark};
 use crate::domain::id::{MachineId, Name};
 use crate::domain::machine::{Lifecycle, Verb};
 use crate::domain::secret::Secret;
@@ -170,7 +167,10 @@ impl Operator {
             }
             let failed = chosen.values().filter(|c| **c == Chosen::Failed).count();
             for m in machines.iter().filter(|m| m.lifecycle == Lifecycle::Ready && allowed(m, Verb::Deploy)) {
-                if chosen.len() - failed < wanted && !chosen.contains_key(&m.id) && self.try_post(m, "deploy", json!({ "image": image })).await? {
+                if chosen.len() - failed < wanted
+                    && !chosen.contains_key(&m.id)
+                    && self.try_post(m, "deploy", json!({ "image": image })).await?
+                {
                     (self.say)(&format!("{} is ready and gets {image}.", label(m)));
                     chosen.insert(m.id, Chosen::Deploying);
                 }
@@ -238,7 +238,10 @@ impl Operator {
             for run in detail.runs {
                 for step in run.steps.iter().filter(|s| s.state == StepState::Done) {
                     if let (Some(from), Some(to)) = (step.started_at, step.ended_at) {
-                        durations.entry((run.kind.to_string(), step.index, step.kind.to_string())).or_default().push(to.since(from).as_secs_f64());
+                        durations
+                            .entry((run.kind.to_string(), step.index, step.kind.to_string()))
+                            .or_default()
+                            .push(to.since(from).as_secs_f64());
                     }
                 }
             }
@@ -281,22 +284,7 @@ pub struct StepTime {
 /// What is known of a machine that does not get on: its BMC's fault, where its boot stopped, else the state's sentence.
 fn waits_for(m: &MachineDetail) -> String {
     let fault = m.bmc.as_ref().and_then(|b| b.fault.clone());
-    let stopped = m.boots.first().and_then(|boot| {
-        let boot = Boot {
-            id: boot.id,
-            machine: boot.machine,
-            mac: boot.mac,
-            client: boot.client,
-            started_at: boot.started_at,
-            last_at: boot.last_at,
-            marks: boot
-                .marks
-                .iter()
-                .map(|m| BootMark { stage: m.stage, first_at: m.first_at, last_at: m.last_at, count: m.count, note: m.note.clone() })
-                .collect(),
-        };
-        diagnose(&boot, clock::now()).map(|d| d.what)
-    });
+    let stopped = m.boots.first().and_then(|boot| boot.diagnosis.as_ref()).map(|d| d.text.clone());
     let known: Vec<String> = fault.into_iter().chain(stopped).collect();
     if known.is_empty() { m.machine.state.sentence.clone() } else { known.join("; ") }
 }

@@ -118,7 +118,13 @@ struct Script {
 }
 
 async fn script(State(site): State<Site>, Query(q): Query<Script>) -> String {
-    let query = ScriptQuery { mac: q.mac.parse().unwrap(), uuid: q.uuid.parse().ok(), serial: q.serial.parse().ok(), platform: q.platform, arch: q.arch };
+    let query = ScriptQuery {
+        mac: q.mac.parse().unwrap(),
+        uuid: q.uuid.parse().ok(),
+        serial: q.serial.parse().ok(),
+        platform: q.platform,
+        arch: q.arch,
+    };
     site.desk.script(&query).await.unwrap()
 }
 
@@ -245,7 +251,13 @@ impl Rack {
             if tokio::time::Instant::now() > deadline {
                 for (m, (_, power, console)) in machines.iter().zip(self.fleet.consoles()) {
                     let notes = match m.current_run {
-                        Some(run) => self.site.store.run(run).await.unwrap().and_then(|r| r.current_step().map(|s| format!("{} {} {}", s.kind, s.state, s.note))),
+                        Some(run) => self
+                            .site
+                            .store
+                            .run(run)
+                            .await
+                            .unwrap()
+                            .and_then(|r| r.current_step().map(|s| format!("{} {} {}", s.kind, s.state, s.note))),
                         None => None,
                     };
                     eprintln!("{} {} {power} {console:?} why {:?} step {notes:?} fault {:?}", m.name, m.lifecycle, m.why, m.fault);
@@ -308,7 +320,8 @@ async fn a_rack_is_discovered_enrolled_deployed_and_released_over_the_wire() {
     let mut tx = rack.site.store.begin().await.unwrap();
     tx.put_image(&image).await.unwrap();
     tx.commit().await.unwrap();
-    let spec = DeploySpec { image: image.name.clone(), hostname: None, ssh_keys: vec![], user_data: None, network_config: None, disk: None };
+    let spec =
+        DeploySpec { image: image.name.clone(), hostname: None, ssh_keys: vec![], user_data: None, network_config: None, disk: None };
     for m in rack.machines().await.iter().filter(|m| m.lifecycle == Lifecycle::Ready) {
         rack.want(m.id, Want::Deploy(Box::new(spec.clone()))).await;
     }
