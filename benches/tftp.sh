@@ -12,7 +12,7 @@ tftp_servers() {
     exec {stdin}< <(exec sleep 100000)
     STARTED+=($!)
     "$NETBOOT" serve-tftp "$OURS" "$root"/* <&"$stdin" >"$BENCH_DIR/ours.log" 2>&1 & STARTED+=($!)
-    "$atftpd/usr/sbin/atftpd" --daemon --no-fork --port "${ATFTPD#*:}" --bind-address 127.0.0.1 --maxthread 1000 "$root" \
+    "$atftpd/usr/sbin/atftpd" --daemon --no-fork --port "${ATFTPD#*:}" --bind-address 127.0.0.1 --maxthread 1000 --user root.root "$root" \
         >"$BENCH_DIR/atftpd.log" 2>&1 & STARTED+=($!)
     dnsmasq -k --port=0 --conf-file=/dev/null --pid-file= --user=root --enable-tftp --tftp-root="$root" \
         --listen-address=127.0.69.1 --bind-interfaces --tftp-max=2000 >"$BENCH_DIR/dnsmasq.log" 2>&1 & STARTED+=($!)
