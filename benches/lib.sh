@@ -16,17 +16,20 @@ trap at_end EXIT
 peer_dir() {
     local dir=$BENCH_DIR/peers/$1
     if [[ ! -f $dir/.done ]]; then
-        mkdir -p "$dir"
+        rm -rf "$dir"; mkdir -p "$dir"
         say "bench: fetching $*"
-        (cd "$dir" && apt-get download -q "$@" >/dev/null 2>&1) || { apt-get update -qq >/dev/null; (cd "$dir" && apt-get download -q "$@" >/dev/null); }
-        for deb in "$dir"/*.deb; do dpkg -x "$deb" "$dir"; done
+        (cd "$dir" && apt-get download -q "$@" >/dev/null 2>&1) ||
+            { apt-get update -qq >/dev/null && (cd "$dir" && apt-get download -q "$@" >/dev/null); } ||
+            die "cannot fetch $*"
+        local deb; for deb in "$dir"/*.deb; do dpkg -x "$deb" "$dir" || die "cannot unpack $deb"; done
         touch "$dir/.done"
     fi
     printf '%s\n' "$dir"
 }
 
-# bench_binary NAME : builds benches/NAME in release mode, prints the executable.
+# bench_binary NAME : builds benches/NAME in release mode, prints the executable. BENCH_BINARY names one built before.
 bench_binary() {
+    [[ -z ${BENCH_BINARY:-} ]] || { printf '%s\n' "$BENCH_BINARY"; return; }
     # Cargo names the executable with a hash; its JSON tells which.
     cargo bench --quiet --no-run --bench "$1" --message-format=json |
         sed -n 's/.*"executable":"\([^"]*\)".*/\1/p' | tail -1
