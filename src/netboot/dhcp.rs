@@ -31,9 +31,10 @@ use crate::netboot::{Asker, Sign};
 use crate::wire::dhcp::{Address, BootFile, DhcpReply, DhcpRequest, ReplyKind, RequestKind, Speaker, VendorClass};
 use crate::wire::ipxe::ServerUrl;
 
-/// Leases in one commit, and replies that may wait for one. A client repeats after 4 s, so more would be stale.
+/// Leases in one commit, and replies that may wait for one. At 4,000 commits a second the last one waits half a second;
+/// a longer queue would only hold answers that their clients no longer wait for.
 const GROUP: usize = 512;
-const WAITING: usize = 8192;
+const WAITING: usize = 2048;
 /// Boot questions at the desk at once; further ones are dropped and repeated by the client.
 const QUESTIONS: usize = 256;
 /// RFC 951 section 7.3: a packet with more hops is going in circles.

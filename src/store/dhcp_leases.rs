@@ -4,8 +4,9 @@ use crate::domain::lease::DhcpLease;
 use crate::domain::time::Timestamp;
 use crate::store::{Result, Store, Tx, in_pool, in_tx, parse};
 
-/// Rows of one statement; five binds each stay well below the limits of both engines (SQLite 32,766, PostgreSQL 65,535).
-const ROWS: usize = 500;
+/// Rows of one statement, largest first: few different statements, so that both engines keep them prepared. Five binds a
+/// row stay well below their limits (SQLite 32,766, PostgreSQL 65,535).
+const ROWS: [usize; 4] = [256, 64, 8, 1];
 /// Of a client's own name for itself.
 const MAX_HOSTNAME: usize = 100;
 
@@ -54,7 +55,10 @@ impl Tx {
                 last.push(lease);
             }
         }
-        for rows in last.chunks(ROWS) {
+        let mut rest = last.as_slice();
+        while let Some(n) = ROWS.into_iter().find(|n| *n <= rest.len()) {
+            let (rows, after) = rest.split_at(n);
+            rest = after;
             let values: Vec<String> = (0..rows.len())
                 .map(|i| {
                     let n = i * 5;
