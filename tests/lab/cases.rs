@@ -166,7 +166,7 @@ impl Stage {
         };
         let path = self.world.dir.join("packing-list.csv");
         let text = format!(
-            "serial,mac,bmc_address,bmc_user,bmc_password,rack,u\n{},{},{address},{user},{password},r1,7\n",
+            "serial,mac,bmc,user,password,rack,u\n{},{},{address},{user},{password},r1,7\n",
             self.spec.serial, self.spec.mac
         );
         fs::write(&path, text).map_err(|e| format!("{}: {e}", path.display()))?;
