@@ -157,6 +157,8 @@ pub struct MachineView {
     pub firmware: Option<FirmwareKind>,
     pub power: Option<PowerState>,
     pub bmc_address: Option<BmcAddress>,
+    /// The last failure of its BMC as a sentence; absent after the next success.
+    pub bmc_fault: Option<String>,
     pub hardware: Option<Hardware>,
     pub image: Option<Name>,
     /// What a person wants of it: `nothing`, `enroll`, `deploy` or `release`.
@@ -426,6 +428,7 @@ impl Lens {
             firmware: m.firmware,
             power: m.bmc.as_ref().and_then(|b| b.power),
             bmc_address: m.bmc.as_ref().map(|b| b.address.clone()),
+            bmc_fault: m.bmc.as_ref().and_then(|b| b.fault.clone()),
             hardware: m.hardware.clone(),
             image: m.image.clone(),
             want: want_word(&m.want).to_owned(),

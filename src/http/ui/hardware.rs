@@ -58,16 +58,12 @@ impl Hardware {
         let m = &detail.machine;
         let empty = Inventory::default();
         let inv = detail.inventory.as_ref().unwrap_or(&empty);
+        let many = |n: u32, word: &str| format!("{n} {word}{}", if n == 1 { "" } else { "s" });
         let gist = match &m.hardware {
-            Some(h) => format!(
-                "{} threads, {} memory, {} disk{} ({}), {} NICs",
-                h.threads,
-                binary_bytes(h.memory_bytes),
-                h.disks,
-                if h.disks == 1 { "" } else { "s" },
-                decimal_bytes(h.disk_bytes),
-                h.nics
-            ),
+            Some(h) => {
+                let disks = format!("{} ({})", many(h.disks, "disk"), decimal_bytes(h.disk_bytes));
+                [many(h.threads, "thread"), format!("{} memory", binary_bytes(h.memory_bytes)), disks, many(h.nics, "NIC")].join(", ")
+            }
             None => String::new(),
         };
         let mut facts = Vec::new();

@@ -48,13 +48,15 @@ impl Row {
         let slow = running.is_some() && usual.is_some_and(|u| words::is_slow(m.state.since, u, now));
         let group = Group::of(m);
         let tone = match group.tone() {
-            Tone::Working | Tone::Ok if slow || m.hold.is_some() => Tone::Warn,
+            Tone::Crit => Tone::Crit,
+            _ if slow || m.hold.is_some() || m.bmc_fault.is_some() => Tone::Warn,
             tone => tone,
         };
-        let trouble = match (&m.fault, usual) {
-            (Some(f), _) => Some(Text::new(&format!("{} {}", sentence(&f.what), sentence(&f.remedy)))),
-            (None, Some(usual)) if slow => Some(Text::new(&format!("Slower than usual: most take {}.", spoken(usual)))),
-            (None, _) => None,
+        let trouble = match (&m.fault, &m.bmc_fault, usual) {
+            (Some(f), _, _) => Some(Text::new(&format!("{} {}", sentence(&f.what), sentence(&f.remedy)))),
+            (None, Some(f), _) => Some(Text::new(&sentence(f))),
+            (None, None, Some(usual)) if slow => Some(Text::new(&format!("Slower than usual: most take {}.", spoken(usual)))),
+            (None, None, _) => None,
         };
         let since = if running.is_some() { m.state.since } else { m.fault.as_ref().map_or(m.lifecycle_since, |f| f.at) };
         let mut row = Self {
@@ -80,7 +82,13 @@ impl Row {
             rank: String::new(),
             hay: String::new(),
         };
-        row.rank = format!("{}{}", group as u8, sort_key(m));
+        // Stopped, then odd, then by what it does.
+        let first = match tone {
+            Tone::Crit => 0,
+            Tone::Warn => 1,
+            Tone::New | Tone::Working | Tone::Off | Tone::Ok => 2 + group as u8,
+        };
+        row.rank = format!("{first:02}{}", sort_key(m));
         row.hay = row.haystack(m);
         row
     }
