@@ -77,11 +77,19 @@ impl Default for Limits {
 #[derive(Debug, thiserror::Error)]
 pub enum ImportError {
     #[error("{} cannot be read", path.display())]
-    Open { path: PathBuf, #[source] source: io::Error },
+    Open {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
     #[error("{} is not a regular file", .0.display())]
     NotAFile(PathBuf),
     #[error("the image could not be received: its sender stopped or the connection broke after {received} bytes")]
-    Receive { received: u64, #[source] source: io::Error },
+    Receive {
+        received: u64,
+        #[source]
+        source: io::Error,
+    },
     #[error("the file is empty")]
     Empty,
     #[error("the file is larger than the limit of {limit} bytes")]
@@ -114,12 +122,22 @@ pub enum ImportError {
     Layout(#[from] layout::LayoutError),
     #[error("the unpacked disk has {0} bytes, which is not a whole number of 512-byte sectors: it is cut short")]
     OddSize(u64),
-    #[error("no firmware can start this disk: it has neither boot code in its MBR nor an EFI system partition; say what it boots on to take it anyway")]
+    #[error(
+        "no firmware can start this disk: it has neither boot code in its MBR nor an EFI system partition; say what it boots on to take it anyway"
+    )]
     NotBootable,
     #[error("no space left in {}: free some, or move the state directory", dir.display())]
-    NoSpace { dir: PathBuf, #[source] source: io::Error },
+    NoSpace {
+        dir: PathBuf,
+        #[source]
+        source: io::Error,
+    },
     #[error("cannot write to the artifact store {}", dir.display())]
-    Store { dir: PathBuf, #[source] source: io::Error },
+    Store {
+        dir: PathBuf,
+        #[source]
+        source: io::Error,
+    },
     #[error("the import was cancelled")]
     Cancelled,
 }
@@ -130,10 +148,23 @@ impl ImportError {
         match self {
             Self::Open { .. } | Self::Receive { .. } | Self::NoSpace { .. } | Self::Store { .. } | Self::Cancelled => false,
             Self::Qcow2(e) => !matches!(e, qcow2::Qcow2Error::Io(_)),
-            Self::NotAFile(_) | Self::Empty | Self::TooLarge { .. } | Self::WrongSize { .. } | Self::WrongHash { .. }
-            | Self::WrongRawHash { .. } | Self::Foreign(_) | Self::Unknown | Self::WrongFormat { .. } | Self::PackedTwice(_)
-            | Self::Truncated { .. } | Self::Damaged { .. } | Self::RawTooLarge { .. } | Self::TooDense { .. } | Self::Layout(_)
-            | Self::OddSize(_) | Self::NotBootable => true,
+            Self::NotAFile(_)
+            | Self::Empty
+            | Self::TooLarge { .. }
+            | Self::WrongSize { .. }
+            | Self::WrongHash { .. }
+            | Self::WrongRawHash { .. }
+            | Self::Foreign(_)
+            | Self::Unknown
+            | Self::WrongFormat { .. }
+            | Self::PackedTwice(_)
+            | Self::Truncated { .. }
+            | Self::Damaged { .. }
+            | Self::RawTooLarge { .. }
+            | Self::TooDense { .. }
+            | Self::Layout(_)
+            | Self::OddSize(_)
+            | Self::NotBootable => true,
         }
     }
 }
@@ -145,7 +176,11 @@ pub enum ArtifactError {
     #[error("artifact {name} is damaged on disk: its bytes now have the sha256 {found}; import the image again")]
     Damaged { name: Sha256, found: Sha256 },
     #[error("artifact {name} cannot be read")]
-    Read { name: Sha256, #[source] source: io::Error },
+    Read {
+        name: Sha256,
+        #[source]
+        source: io::Error,
+    },
 }
 
 /// The store. Clones share one directory; several processes may, too.

@@ -25,7 +25,8 @@ struct Plan {
 /// Fetches `file` by its base name `fetches` times in each of `clients` threads, and prints
 /// `mb_per_s=… files_per_s=… p99_ms=… repeats=… files=…`.
 pub fn run(at: SocketAddr, file: &Path, options: &[&str]) -> Result<(), Failure> {
-    let option = |name: &str| options.iter().position(|o| *o == name).and_then(|i| options.get(i + 1)).ok_or_else(|| format!("{name} is missing"));
+    let option =
+        |name: &str| options.iter().position(|o| *o == name).and_then(|i| options.get(i + 1)).ok_or_else(|| format!("{name} is missing"));
     let clients: usize = option("--clients")?.parse()?;
     let plan = Arc::new(Plan {
         at,

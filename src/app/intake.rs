@@ -13,10 +13,10 @@ use crate::domain::id::{EventId, Mac, MachineId, Name, RunId, TaskId};
 use crate::domain::inventory::Inventory;
 use crate::domain::machine::{BootIntent, Hardware, Lifecycle, Machine, Want};
 use crate::domain::time::Timestamp;
+pub use crate::store::agent::AgentSession as Session;
 use crate::store::agent::TaskState;
 use crate::store::facts::{BootMarkFact, Fact};
 use crate::store::{Store, StoreError, Tx, token_hash};
-pub use crate::store::agent::AgentSession as Session;
 use crate::wire::agent::{Hello, LogBatch, Order, PROTOCOL, ProgressReply, Task, TaskProgress, TaskResult, Welcome};
 
 /// The longest a long-poll is held; the agent asks for at most this.

@@ -47,10 +47,14 @@ pub fn run(dir: &Path, limits: &Limits, source: &mut dyn Read, known: Known, now
     let store = Store { dir, limits, alive };
     let received = store.receive(source)?;
     let Received { mut file, sha256, head } = received;
-    if let Some(expected) = known.size_bytes && expected != file.len {
+    if let Some(expected) = known.size_bytes
+        && expected != file.len
+    {
         return Err(ImportError::WrongSize { expected, found: file.len });
     }
-    if let Some(expected) = known.spec.expected_sha256 && expected != sha256 {
+    if let Some(expected) = known.spec.expected_sha256
+        && expected != sha256
+    {
         return Err(ImportError::WrongHash { expected, found: sha256 });
     }
     let format = match sniff::kind(&head[..head.len().min(sniff::SNIFF_LEN)]) {
@@ -58,7 +62,9 @@ pub fn run(dir: &Path, limits: &Limits, source: &mut dyn Read, known: Known, now
         Kind::Foreign(name) => return Err(ImportError::Foreign(name)),
         Kind::Unknown => return Err(ImportError::Unknown),
     };
-    if let Some(expected) = known.format && expected != format {
+    if let Some(expected) = known.format
+        && expected != format
+    {
         return Err(ImportError::WrongFormat { expected, found: format });
     }
     file.file.rewind().map_err(|e| store.error(e))?;
@@ -81,7 +87,9 @@ pub fn run(dir: &Path, limits: &Limits, source: &mut dyn Read, known: Known, now
             (converted, ImageFormat::RawZst, disk, sha256)
         }
     };
-    if let Some(expected) = known.raw_sha256 && expected != disk.sha256 {
+    if let Some(expected) = known.raw_sha256
+        && expected != disk.sha256
+    {
         return Err(ImportError::WrongRawHash { expected, found: disk.sha256 });
     }
     let boots_on = disk.check(known.spec.boots_on)?;

@@ -72,7 +72,9 @@ impl io::Write for Incoming {
 
 impl Drop for Incoming {
     fn drop(&mut self) {
-        if !self.kept && let Err(e) = std::fs::remove_file(&self.path) {
+        if !self.kept
+            && let Err(e) = std::fs::remove_file(&self.path)
+        {
             tracing::warn!(path = %self.path.display(), error = %e, "an unfinished import could not be removed; the next start tries again");
         }
     }

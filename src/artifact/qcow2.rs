@@ -110,8 +110,12 @@ impl<R: Read + Seek> Qcow2<R> {
             if incompatible & 1 << 3 != 0 {
                 packing = match (header_length > 104, head[104]) {
                     (true, 1) => Packing::Zstd,
-                    (true, 0) | (false, _) => return Err(Qcow2Error::BadHeader("it says another compression, and then deflate".to_owned())),
-                    (true, other) => return Err(Qcow2Error::Unsupported(format!("uses compression type {other}; only deflate and zstd are known"))),
+                    (true, 0) | (false, _) => {
+                        return Err(Qcow2Error::BadHeader("it says another compression, and then deflate".to_owned()));
+                    }
+                    (true, other) => {
+                        return Err(Qcow2Error::Unsupported(format!("uses compression type {other}; only deflate and zstd are known")));
+                    }
                 };
             } else if header_length > 104 && head[104] != 0 {
                 return Err(Qcow2Error::BadHeader("it names a compression without the feature bit for it".to_owned()));
@@ -121,7 +125,9 @@ impl<R: Read + Seek> Qcow2<R> {
             return Err(Qcow2Error::Corrupt("it is marked corrupt; try qemu-img check -r all".to_owned()));
         }
         if incompatible & 1 << 2 != 0 {
-            return Err(Qcow2Error::Unsupported("keeps its data in another file; flatten it first: qemu-img convert -O qcow2 IN OUT".to_owned()));
+            return Err(Qcow2Error::Unsupported(
+                "keeps its data in another file; flatten it first: qemu-img convert -O qcow2 IN OUT".to_owned(),
+            ));
         }
         // Bit 0 (dirty) concerns reference counts, which a reader does not use; 3 and 4 are understood.
         let unknown = incompatible & !0b11011;

@@ -20,9 +20,9 @@ pub enum Kind {
 /// A raw image is what carries the boot signature that MBR and GPT disks have in their first sector (UEFI 2.10, 5.2.1).
 pub fn kind(head: &[u8]) -> Kind {
     const OURS: [(&[u8], SourceFormat); 3] = [
-        (b"QFI\xfb", SourceFormat::Qcow2),             // QEMU docs/interop/qcow2.rst
-        (b"\x28\xb5\x2f\xfd", SourceFormat::RawZst),   // RFC 8878 3.1.1
-        (b"\x1f\x8b\x08", SourceFormat::RawGz),        // RFC 1952 2.3.1, deflate
+        (b"QFI\xfb", SourceFormat::Qcow2),           // QEMU docs/interop/qcow2.rst
+        (b"\x28\xb5\x2f\xfd", SourceFormat::RawZst), // RFC 8878 3.1.1
+        (b"\x1f\x8b\x08", SourceFormat::RawGz),      // RFC 1952 2.3.1, deflate
     ];
     const FOREIGN: [(usize, &[u8], &str); 15] = [
         (0, b"KDMV", "a VMDK image"),

@@ -97,7 +97,13 @@ impl<'a> Timeline<'a> {
 
     /// The latest stage, but a stall that was overcome by a second try does not count.
     fn furthest(&self) -> BootStage {
-        self.boot.marks.iter().map(|m| m.stage).filter(|s| *s != BootStage::LoaderStalled || self.stall_is_last()).max().unwrap_or(BootStage::DhcpDiscover)
+        self.boot
+            .marks
+            .iter()
+            .map(|m| m.stage)
+            .filter(|s| *s != BootStage::LoaderStalled || self.stall_is_last())
+            .max()
+            .unwrap_or(BootStage::DhcpDiscover)
     }
 
     fn stall_is_last(&self) -> bool {
@@ -117,7 +123,8 @@ impl<'a> Timeline<'a> {
         }
         let n = self.count(BootStage::DhcpDiscover);
         if discover.note.contains("unknown architecture") {
-            return self.say(Severity::Error, format!("It asked {} for a boot file, as {}; there is none for it.", times(n), discover.note));
+            return self
+                .say(Severity::Error, format!("It asked {} for a boot file, as {}; there is none for it.", times(n), discover.note));
         }
         (self.quiet >= NO_OFFER_AFTER || n >= 3).then(|| Diagnosis {
             severity: Severity::Warning,
@@ -156,7 +163,8 @@ impl<'a> Timeline<'a> {
         if self.quiet < NO_LOADER_AFTER {
             return None;
         }
-        let offered = self.last(BootStage::DhcpAck).or_else(|| self.last(BootStage::DhcpOffer)).map(|m| m.note.as_str()).unwrap_or_default();
+        let offered =
+            self.last(BootStage::DhcpAck).or_else(|| self.last(BootStage::DhcpOffer)).map(|m| m.note.as_str()).unwrap_or_default();
         let since = spoken(self.quiet);
         if offered.contains("http://") {
             self.say(
@@ -164,7 +172,10 @@ impl<'a> Timeline<'a> {
                 format!("It got an address and a URL {since} ago and fetched nothing since: the HTTP port is not reachable from its network, or its clock or card failed. Offered: {offered}"),
             )
         } else if offered.is_empty() {
-            self.say(Severity::Warning, format!("It asked for an address {since} ago and was not seen since; nothing was offered to it by us."))
+            self.say(
+                Severity::Warning,
+                format!("It asked for an address {since} ago and was not seen since; nothing was offered to it by us."),
+            )
         } else {
             self.say(
                 Severity::Error,
@@ -197,9 +208,12 @@ impl<'a> Timeline<'a> {
         }
         let done = self.last(BootStage::LoaderDone)?;
         let since = spoken(self.quiet);
-        let ipxe_asked = self.boot.marks.iter().any(|m| m.stage == BootStage::DhcpDiscover && m.note.starts_with("iPXE") && m.last_at >= done.first_at);
+        let ipxe_asked =
+            self.boot.marks.iter().any(|m| m.stage == BootStage::DhcpDiscover && m.note.starts_with("iPXE") && m.last_at >= done.first_at);
         let text = if ipxe_asked {
-            format!("iPXE runs and got its address, and did not fetch its script for {since}: the HTTP port is not reachable from its network.")
+            format!(
+                "iPXE runs and got its address, and did not fetch its script for {since}: the HTTP port is not reachable from its network."
+            )
         } else {
             format!(
                 "The loader was transferred ({}), and nothing was heard for {since}: it does not run on this machine. With Secure Boot on, \
@@ -217,7 +231,9 @@ impl<'a> Timeline<'a> {
         let since = spoken(self.quiet);
         let text = match self.mark(BootStage::Kernel) {
             None => format!("It fetched its script {since} ago and no kernel since: look at its console, where iPXE says why."),
-            Some(_) => format!("It fetched the kernel {since} ago and no ramdisk since: the download broke off; iPXE tries 12 times and says so on the console."),
+            Some(_) => format!(
+                "It fetched the kernel {since} ago and no ramdisk since: the download broke off; iPXE tries 12 times and says so on the console."
+            ),
         };
         self.say(Severity::Error, text)
     }
@@ -240,7 +256,9 @@ impl<'a> Timeline<'a> {
     fn slow_ipxe(&self) -> Option<Diagnosis> {
         let script = self.mark(BootStage::Script)?.first_at;
         let before = [BootStage::LoaderDone, BootStage::DhcpAck, BootStage::DhcpOffer];
-        let from = before.into_iter().find_map(|s| self.boot.marks.iter().filter(|m| m.stage == s && m.first_at <= script).map(|m| m.first_at).min())?;
+        let from = before
+            .into_iter()
+            .find_map(|s| self.boot.marks.iter().filter(|m| m.stage == s && m.first_at <= script).map(|m| m.first_at).min())?;
         let gap = script.since(from);
         ROUTER_WAIT.contains(&gap).then(|| Diagnosis {
             severity: Severity::Info,
@@ -278,7 +296,13 @@ mod tests {
             last_at: at(marks.iter().map(|m| m.0).max().unwrap_or(0)),
             marks: marks
                 .iter()
-                .map(|(s, stage, count, note)| BootMark { stage: *stage, first_at: at(*s), last_at: at(*s), count: *count, note: (*note).to_owned() })
+                .map(|(s, stage, count, note)| BootMark {
+                    stage: *stage,
+                    first_at: at(*s),
+                    last_at: at(*s),
+                    count: *count,
+                    note: (*note).to_owned(),
+                })
                 .collect(),
         }
     }
@@ -295,7 +319,10 @@ mod tests {
         assert!(text.ends_with('.') || text.contains("Offered: "), "{text}");
     }
 
-    use BootStage::{Agent, DhcpAck, DhcpDiscover, DhcpOffer, DhcpOther, DhcpRequest, Kernel, LoaderDone, LoaderStalled, LoaderStart, LocalDisk, Ramdisk, Script, System};
+    use BootStage::{
+        Agent, DhcpAck, DhcpDiscover, DhcpOffer, DhcpOther, DhcpRequest, Kernel, LoaderDone, LoaderStalled, LoaderStart, LocalDisk,
+        Ramdisk, Script, System,
+    };
 
     const EDK2: &str = "firmware, uefi_x64";
     const OFFER: &str = "10.0.0.100, 02-00-00-00-00-01/snponly.efi. An unknown machine.";
@@ -315,7 +342,11 @@ mod tests {
 
     #[test]
     fn a_full_pool_a_missing_subnet_and_an_unknown_architecture_are_repeated_to_the_reader() {
-        has(&[(0, DhcpDiscover, 1, EDK2), (0, DhcpDiscover, 1, "the DHCP pool 10.0.0.10-10.0.0.10 is full: 1 addresses are leased")], 1, &["gets none: the DHCP pool"]);
+        has(
+            &[(0, DhcpDiscover, 1, EDK2), (0, DhcpDiscover, 1, "the DHCP pool 10.0.0.10-10.0.0.10 is full: 1 addresses are leased")],
+            1,
+            &["gets none: the DHCP pool"],
+        );
         has(&[(0, DhcpDiscover, 1, EDK2), (0, DhcpDiscover, 1, "no DHCP subnet is configured for 10.44.0.0")], 1, &["10.44.0.0"]);
         has(&[(0, DhcpDiscover, 2, "firmware, unknown architecture [6]")], 1, &["asked twice", "unknown architecture [6]"]);
     }
@@ -330,20 +361,33 @@ mod tests {
     #[test]
     fn a_url_never_fetched_points_at_the_http_port() {
         let url = "10.0.0.100, http://10.0.0.1:8081/boot/file/autoexec.ipxe. An unknown machine.";
-        has(&[(0, DhcpDiscover, 1, "iPXE, bios"), (0, DhcpOffer, 1, url), (4, DhcpRequest, 1, ""), (4, DhcpAck, 1, url)], 60, &["HTTP port is not reachable"]);
+        has(
+            &[(0, DhcpDiscover, 1, "iPXE, bios"), (0, DhcpOffer, 1, url), (4, DhcpRequest, 1, ""), (4, DhcpAck, 1, url)],
+            60,
+            &["HTTP port is not reachable"],
+        );
     }
 
     #[test]
     fn a_stall_at_block_1_points_at_firewall_and_mtu() {
-        let marks = [(0, DhcpDiscover, 1, EDK2), (4, DhcpAck, 1, OFFER), (30, LoaderStalled, 2, "block 1 of 119 of snponly.efi, 1468 bytes a block")];
+        let marks = [
+            (0, DhcpDiscover, 1, EDK2),
+            (4, DhcpAck, 1, OFFER),
+            (30, LoaderStalled, 2, "block 1 of 119 of snponly.efi, 1468 bytes a block"),
+        ];
         has(&marks, 30, &["TFTP stalled at block 1 of 119 of snponly.efi, 1468 bytes a block, twice", "firewall", "MTU"]);
-        let later = [(0, DhcpDiscover, 1, EDK2), (4, LoaderStart, 1, "f"), (30, LoaderStalled, 1, "block 77 of 119 of snponly.efi, 1468 bytes a block")];
+        let later = [
+            (0, DhcpDiscover, 1, EDK2),
+            (4, LoaderStart, 1, "f"),
+            (30, LoaderStalled, 1, "block 77 of 119 of snponly.efi, 1468 bytes a block"),
+        ];
         has(&later, 30, &["block 77", "cable"]);
     }
 
     #[test]
     fn a_stall_that_a_second_try_overcame_is_forgotten() {
-        let marks = [(0, DhcpDiscover, 1, EDK2), (4, LoaderStalled, 1, "block 1 of 2"), (20, LoaderStart, 1, "f"), (21, LoaderDone, 1, "f")];
+        let marks =
+            [(0, DhcpDiscover, 1, EDK2), (4, LoaderStalled, 1, "block 1 of 2"), (20, LoaderStart, 1, "f"), (21, LoaderDone, 1, "f")];
         assert_eq!(said(&marks, 25), None);
     }
 
@@ -358,7 +402,15 @@ mod tests {
 
     #[test]
     fn missing_router_advertisements_are_told_as_a_hint() {
-        let marks = [(0, DhcpDiscover, 1, EDK2), (4, LoaderStart, 1, "f"), (5, LoaderDone, 1, "f"), (24, Script, 1, ""), (25, Kernel, 1, ""), (26, Ramdisk, 1, ""), (33, Agent, 1, "")];
+        let marks = [
+            (0, DhcpDiscover, 1, EDK2),
+            (4, LoaderStart, 1, "f"),
+            (5, LoaderDone, 1, "f"),
+            (24, Script, 1, ""),
+            (25, Kernel, 1, ""),
+            (26, Ramdisk, 1, ""),
+            (33, Agent, 1, ""),
+        ];
         let (severity, text) = said(&marks, 34).expect("a hint");
         assert_eq!(severity, Severity::Info);
         assert!(text.contains("router advertisements") && text.contains("about 16 s"), "{text}");
@@ -388,7 +440,15 @@ mod tests {
 
     #[test]
     fn the_phases_of_a_boot_are_measured() {
-        let b = boot(&[(10, DhcpDiscover, 1, EDK2), (14, LoaderStart, 1, "f"), (15, LoaderDone, 1, "f"), (20, Script, 1, ""), (21, Kernel, 1, ""), (23, Ramdisk, 1, ""), (30, Agent, 1, "")]);
+        let b = boot(&[
+            (10, DhcpDiscover, 1, EDK2),
+            (14, LoaderStart, 1, "f"),
+            (15, LoaderDone, 1, "f"),
+            (20, Script, 1, ""),
+            (21, Kernel, 1, ""),
+            (23, Ramdisk, 1, ""),
+            (30, Agent, 1, ""),
+        ]);
         let all: Vec<_> = phases(&b, Some(Timestamp(0))).into_iter().map(|p| (p.name, p.took.as_secs())).collect();
         assert_eq!(
             all,

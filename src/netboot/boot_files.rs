@@ -32,12 +32,18 @@ pub enum BootFilesError {
     NotSetUp { file: PathBuf },
     #[error("{dir} lacks {file}; make kernel, ramdisk and disk loader with: pxe/build {dir}")]
     NoRamdisk { dir: PathBuf, file: &'static str },
-    #[error("{file} is not what was set up (sha256 {found}, recorded {recorded}); run hostler netboot setup again, and find out who changed it")]
+    #[error(
+        "{file} is not what was set up (sha256 {found}, recorded {recorded}); run hostler netboot setup again, and find out who changed it"
+    )]
     Changed { file: PathBuf, found: Sha256, recorded: Sha256 },
     #[error("line {line:?} of {file} is not a checksum")]
     BadSums { file: PathBuf, line: String },
     #[error("cannot read or write {file}")]
-    Io { file: PathBuf, #[source] source: io::Error },
+    Io {
+        file: PathBuf,
+        #[source]
+        source: io::Error,
+    },
 }
 
 type Result<T> = std::result::Result<T, BootFilesError>;

@@ -12,7 +12,7 @@ use crate::clock;
 use crate::decide::boot::{BootAnswer, BootFacts, BootMachine, BootRequest, BootTo, Give, Loader, Script, answer};
 use crate::decide::discovery::{Evidence, Join, Source, join};
 use crate::domain::boot::{BootStage, ClientArch};
-use crate::domain::id::{MachineId, Mac, Serial, SystemUuid};
+use crate::domain::id::{Mac, MachineId, Serial, SystemUuid};
 use crate::domain::lease::DhcpLease;
 use crate::domain::machine::Machine;
 use crate::domain::time::Timestamp;
@@ -153,7 +153,12 @@ impl Desk {
             platform: query.platform.chars().take(20).collect(),
             arch: query.arch.chars().take(20).collect(),
         })?;
-        let evidence = Evidence { uuid: query.uuid.filter(|u| u.is_usable()), serial: query.serial.clone(), macs: vec![query.mac], source: Source::Packet };
+        let evidence = Evidence {
+            uuid: query.uuid.filter(|u| u.is_usable()),
+            serial: query.serial.clone(),
+            macs: vec![query.mac],
+            source: Source::Packet,
+        };
         let (machine, answer) = self.decide(&evidence, query.mac, BootRequest::Script(client)).await?;
         let name = machine.as_ref().map_or_else(|| format!("unknown machine {}", query.mac), |m| m.name.to_string());
         let notice = Notice { machine: &name, why: &answer.why };

@@ -85,7 +85,12 @@ pub trait DhcpDesk: Send + Sync + 'static {
 #[derive(Debug, thiserror::Error)]
 pub enum DhcpStartError {
     #[error("cannot open the DHCP port {port} on {interface}")]
-    Socket { port: u16, interface: String, #[source] source: io::Error },
+    Socket {
+        port: u16,
+        interface: String,
+        #[source]
+        source: io::Error,
+    },
     #[error("the DHCP configuration does not fit")]
     Subnets(#[from] SubnetError),
 }
@@ -120,13 +125,19 @@ impl<D: DhcpDesk> DhcpServer<D> {
         // On loopback there are no broadcasts: the interface's address alone, so that others may use the port too.
         let listen = if interface.loopback { interface.address } else { Ipv4Addr::UNSPECIFIED };
         let open = |port| {
-            socket::server(SocketAddrV4::new(listen, port), interface.device())
-                .map_err(|source| DhcpStartError::Socket { port, interface: interface.name.clone(), source })
+            socket::server(SocketAddrV4::new(listen, port), interface.device()).map_err(|source| DhcpStartError::Socket {
+                port,
+                interface: interface.name.clone(),
+                source,
+            })
         };
         let (table, pxe) = match &config.mode {
             DhcpMode::Proxy => {
                 if !interface.loopback && std::net::UdpSocket::bind((Ipv4Addr::UNSPECIFIED, config.server_port)).is_err() {
-                    tracing::warn!(port = config.server_port, "another DHCP server runs on this host; the kernel hands unicast packets to the last one started, so its clients' renewals may be lost: run one of the two elsewhere");
+                    tracing::warn!(
+                        port = config.server_port,
+                        "another DHCP server runs on this host; the kernel hands unicast packets to the last one started, so its clients' renewals may be lost: run one of the two elsewhere"
+                    );
                 }
                 (None, Some(open(config.pxe_port)?))
             }
@@ -255,7 +266,9 @@ impl<D: DhcpDesk> Shared<D> {
             match shared.desk.boot(who, question).await {
                 Ok(answer) => shared.reply(&request, from, port, Some((client, answer))).await,
                 // No reply at all: half an answer would send the machine to the wrong place, and it asks again.
-                Err(why) => tracing::error!(mac = %request.mac, error = %why, "a boot question could not be answered; the machine will repeat it"),
+                Err(why) => {
+                    tracing::error!(mac = %request.mac, error = %why, "a boot question could not be answered; the machine will repeat it")
+                }
             }
         });
     }

@@ -88,7 +88,9 @@ pub enum Granted {
 }
 
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("the DHCP pool {first}-{last} is full: {leased} addresses are leased, the next one is free in {next_free_secs} s; make the pool larger or the lease time shorter")]
+#[error(
+    "the DHCP pool {first}-{last} is full: {leased} addresses are leased, the next one is free in {next_free_secs} s; make the pool larger or the lease time shorter"
+)]
 pub struct PoolFull {
     pub first: Ipv4Addr,
     pub last: Ipv4Addr,
@@ -270,7 +272,12 @@ impl LeaseTable {
             Some(Entry { holding: Holding::Declined, .. }) => false,
             Some(e) => e.mac == mac,
         };
-        given && free && subnet.is_host(address) && reserved_for.is_none_or(|m| *m == mac) && address != self.own && !subnet.routers.contains(&address)
+        given
+            && free
+            && subnet.is_host(address)
+            && reserved_for.is_none_or(|m| *m == mac)
+            && address != self.own
+            && !subnet.routers.contains(&address)
     }
 
     fn put(&mut self, pool: usize, address: Ipv4Addr, entry: Entry) {
@@ -453,7 +460,12 @@ mod tests {
 
     #[test]
     fn relays_choose_the_subnet() {
-        let far = Subnet { network: Ipv4Addr::new(10, 9, 0, 0), prefix: 16, pool: Ipv4Addr::new(10, 9, 1, 1)..=Ipv4Addr::new(10, 9, 1, 9), ..subnet(10, 20) };
+        let far = Subnet {
+            network: Ipv4Addr::new(10, 9, 0, 0),
+            prefix: 16,
+            pool: Ipv4Addr::new(10, 9, 1, 1)..=Ipv4Addr::new(10, 9, 1, 9),
+            ..subnet(10, 20)
+        };
         let mut t = LeaseTable::new(vec![subnet(10, 20), far], &[], HERE).expect("good subnets");
         assert_eq!(t.offer(Ipv4Addr::new(10, 9, 255, 1), mac(1), None, NOW), Some(Ok(Ipv4Addr::new(10, 9, 1, 1))));
         assert_eq!(offer(&mut t, 1, NOW), Ok(ip(10)), "the machine moved to the other network");

@@ -25,9 +25,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::netboot::socket;
-use crate::wire::tftp::{
-    DATA_HEADER, ErrorCode, TftpLimits, TftpOptions, TftpPacket, TftpParams, TftpRequest, data_header, unwrap_block,
-};
+use crate::wire::tftp::{DATA_HEADER, ErrorCode, TftpLimits, TftpOptions, TftpPacket, TftpParams, TftpRequest, data_header, unwrap_block};
 
 /// Waits before the window is sent again, as multiples of the transfer's timeout. 1+1+2+4+8 = 16 s by default; then
 /// one last wait of 8 s before the transfer counts as stalled.
@@ -94,15 +92,30 @@ pub struct TftpEvent {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TftpProgress {
     /// The first data was acknowledged: the transfer is real, not EDK2's probe for the size.
-    Started { size: u64 },
-    Done { size: u64, took: Duration },
+    Started {
+        size: u64,
+    },
+    Done {
+        size: u64,
+        took: Duration,
+    },
     /// The client asked for the size only, then said so (error 8 or 0 before any data).
     Probed,
     /// The client stopped it: its words.
-    Aborted { block: u64, of: u64, message: String },
+    Aborted {
+        block: u64,
+        of: u64,
+        message: String,
+    },
     /// Nothing was heard any more.
-    Stalled { block: u64, of: u64, blksize: u16 },
-    Refused { why: String },
+    Stalled {
+        block: u64,
+        of: u64,
+        blksize: u16,
+    },
+    Refused {
+        why: String,
+    },
 }
 
 /// A bound TFTP server.

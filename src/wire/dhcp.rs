@@ -270,7 +270,15 @@ impl DhcpRequest {
             server_id: None,
             hostname: None,
             client_id: None,
-            wanted: vec![code::SUBNET_MASK, code::ROUTER, code::DNS, code::VENDOR, code::VENDOR_CLASS, code::TFTP_SERVER_NAME, code::BOOT_FILE],
+            wanted: vec![
+                code::SUBNET_MASK,
+                code::ROUTER,
+                code::DNS,
+                code::VENDOR,
+                code::VENDOR_CLASS,
+                code::TFTP_SERVER_NAME,
+                code::BOOT_FILE,
+            ],
             max_size: None,
             vendor_class: VendorClass::Other,
             archs: Vec::new(),
@@ -300,12 +308,8 @@ impl DhcpRequest {
         } else {
             VendorClass::Other
         };
-        let mut archs: Vec<u16> = options
-            .get(code::CLIENT_ARCH)
-            .unwrap_or_default()
-            .chunks_exact(2)
-            .map(|c| u16::from_be_bytes([c[0], c[1]]))
-            .collect();
+        let mut archs: Vec<u16> =
+            options.get(code::CLIENT_ARCH).unwrap_or_default().chunks_exact(2).map(|c| u16::from_be_bytes([c[0], c[1]])).collect();
         if archs.is_empty() && vendor_class != VendorClass::Other {
             archs.extend(arch_in_class(class));
         }
@@ -565,14 +569,7 @@ impl DhcpReply {
                 file = boot.file.as_bytes();
             }
         }
-        let mut head = v4::Message::new_with_id(
-            self.xid,
-            or_zero(self.ciaddr),
-            or_zero(yiaddr),
-            siaddr,
-            or_zero(self.giaddr),
-            &self.mac.0,
-        );
+        let mut head = v4::Message::new_with_id(self.xid, or_zero(self.ciaddr), or_zero(yiaddr), siaddr, or_zero(self.giaddr), &self.mac.0);
         head.set_opcode(v4::Opcode::BootReply).set_secs(self.secs).set_flags(flags(self.broadcast));
         if !file.is_empty() {
             head.set_fname(file);
@@ -761,8 +758,7 @@ mod tests {
 
     #[test]
     fn edk2_asks_port_4011_with_its_address_set() {
-        let (from, to, bytes) =
-            payloads("proxy-only4011-edk2").into_iter().find(|(_, to, b)| *to == 4011 && b[0] == 1).expect("4011");
+        let (from, to, bytes) = payloads("proxy-only4011-edk2").into_iter().find(|(_, to, b)| *to == 4011 && b[0] == 1).expect("4011");
         let r = DhcpRequest::parse(&bytes).expect("parses");
         assert_eq!((from, to, r.kind), (4011, 4011, RequestKind::Request));
         assert_eq!((r.ciaddr, r.server_id), (Some(Ipv4Addr::new(10, 77, 0, 129)), None));
@@ -770,8 +766,7 @@ mod tests {
 
     #[test]
     fn ipxe_asks_port_4011_naming_the_proxy() {
-        let (from, _, bytes) =
-            payloads("proxy-only4011-biosipxe").into_iter().find(|(_, to, b)| *to == 4011 && b[0] == 1).expect("4011");
+        let (from, _, bytes) = payloads("proxy-only4011-biosipxe").into_iter().find(|(_, to, b)| *to == 4011 && b[0] == 1).expect("4011");
         let r = DhcpRequest::parse(&bytes).expect("parses");
         assert_eq!((from, r.speaker, r.server_id), (68, Speaker::Ipxe, Some(Ipv4Addr::new(10, 77, 0, 1))));
     }
@@ -841,7 +836,8 @@ mod tests {
 
     #[test]
     fn a_reply_has_the_bytes_a_rom_expects() {
-        let request = DhcpRequest { vendor_class: VendorClass::Pxe, archs: vec![7], ..DhcpRequest::discover(Mac([2, 0, 0, 0, 0, 1]), 0x01020304) };
+        let request =
+            DhcpRequest { vendor_class: VendorClass::Pxe, archs: vec![7], ..DhcpRequest::discover(Mac([2, 0, 0, 0, 0, 1]), 0x01020304) };
         let reply = DhcpReply {
             boot: Some(BootFile { server: Ipv4Addr::new(10, 0, 0, 1), file: "snponly.efi".into() }),
             vendor_class: VendorClass::Pxe,

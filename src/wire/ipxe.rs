@@ -175,7 +175,12 @@ mod tests {
 
     fn all(machine: &str, why: &str, nonce: &str) -> [String; 4] {
         let notice = Notice { machine, why };
-        [ramdisk(&server(), notice, Mac([0x52, 0x54, 0, 0x77, 0, 1]), nonce, "console=tty0 console=ttyS0,115200"), disk(notice), disk_uefi(&server(), "local-x64.efi", notice), restart(notice)]
+        [
+            ramdisk(&server(), notice, Mac([0x52, 0x54, 0, 0x77, 0, 1]), nonce, "console=tty0 console=ttyS0,115200"),
+            disk(notice),
+            disk_uefi(&server(), "local-x64.efi", notice),
+            restart(notice),
+        ]
     }
 
     #[test]
@@ -207,13 +212,18 @@ mod tests {
         let chain = commands(&script).into_iter().find(|c| c[0] == "chain").expect("chain");
         assert_eq!(
             chain.last().map(String::as_str),
-            Some("http://10.0.0.1:8081/boot/script.ipxe?mac=${mac}&uuid=${uuid}&serial=${serial:uristring}&platform=${platform}&arch=${buildarch}")
+            Some(
+                "http://10.0.0.1:8081/boot/script.ipxe?mac=${mac}&uuid=${uuid}&serial=${serial:uristring}&platform=${platform}&arch=${buildarch}"
+            )
         );
     }
 
     #[test]
     fn scripts_use_only_commands_that_debians_ipxe_has() {
-        let has = ["isset", "set", "echo", "chain", "goto", "inc", "iseq", "sleep", "exit", "kernel", "initrd", "boot", "imgfree", "reboot", "sanboot"];
+        let has = [
+            "isset", "set", "echo", "chain", "goto", "inc", "iseq", "sleep", "exit", "kernel", "initrd", "boot", "imgfree", "reboot",
+            "sanboot",
+        ];
         for script in all("m", "w", "n").into_iter().chain([autoexec(&server())]) {
             for verb in verbs(&script) {
                 assert!(has.contains(&verb.as_str()) || verb.starts_with(':'), "{verb}");

@@ -162,7 +162,10 @@ pub struct TftpParams {
 /// What a client sends.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TftpRequest {
-    Read { name: String, options: TftpOptions },
+    Read {
+        name: String,
+        options: TftpOptions,
+    },
     /// Someone wants to write: always refused.
     Write,
 }
@@ -215,7 +218,10 @@ impl<'a> TftpPacket<'a> {
             5 => {
                 let (code, rest) = split_u16(rest)?;
                 let message = String::from_utf8_lossy(rest.split(|b| *b == 0).next().unwrap_or_default());
-                Ok(Self::Error { code: ErrorCode::from_number(code), message: message.chars().filter(|c| !c.is_control()).take(200).collect() })
+                Ok(Self::Error {
+                    code: ErrorCode::from_number(code),
+                    message: message.chars().filter(|c| !c.is_control()).take(200).collect(),
+                })
             }
             6 => Ok(Self::OptionAck(TftpOptions::read(rest))),
             other => Err(TftpError::Opcode(other)),

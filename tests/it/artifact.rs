@@ -175,7 +175,23 @@ async fn a_cut_image_is_refused_wherever_it_is_cut() {
     let disk = disk(600);
     let images = [disk.clone(), zst(&disk), gz(&disk), [zst(&disk[..90_000]), zst(&disk[90_000..])].concat()];
     for bytes in images {
-        for keep in [1, 4, 5, 17, 100, 511, 512, 513, bytes.len() / 3, bytes.len() / 2, bytes.len() - 513, bytes.len() - 9, bytes.len() - 8, bytes.len() - 4, bytes.len() - 1] {
+        for keep in [
+            1,
+            4,
+            5,
+            17,
+            100,
+            511,
+            512,
+            513,
+            bytes.len() / 3,
+            bytes.len() / 2,
+            bytes.len() - 513,
+            bytes.len() - 9,
+            bytes.len() - 8,
+            bytes.len() - 4,
+            bytes.len() - 1,
+        ] {
             p.refused(&bytes[..keep]).await;
         }
     }
@@ -248,11 +264,13 @@ async fn limits_hold_for_files_disks_and_ratio() {
     let path = p.file("zeros", &zst(&[disk(1), vec![0; 8 << 20]].concat()));
     let e = with(Limits { max_raw_bytes: 4 << 20, ..Limits::default() }).import_file(&path, spec(), NOW).await.unwrap_err();
     assert!(matches!(e, ImportError::RawTooLarge { .. }), "{e}");
-    let e = with(Limits { max_ratio: 100, ratio_free_bytes: 1 << 20, ..Limits::default() }).import_file(&path, spec(), NOW).await.unwrap_err();
+    let e =
+        with(Limits { max_ratio: 100, ratio_free_bytes: 1 << 20, ..Limits::default() }).import_file(&path, spec(), NOW).await.unwrap_err();
     assert!(matches!(e, ImportError::TooDense { .. }), "{e}");
     let e = with(Limits { max_file_bytes: 100, ..Limits::default() }).import_file(&path, spec(), NOW).await.unwrap_err();
     assert!(matches!(e, ImportError::TooLarge { limit: 100 }), "{e}");
-    let e = with(Limits { max_file_bytes: 1 << 20, ..Limits::default() }).import_stream(tokio::io::repeat(0), spec(), NOW).await.unwrap_err();
+    let e =
+        with(Limits { max_file_bytes: 1 << 20, ..Limits::default() }).import_stream(tokio::io::repeat(0), spec(), NOW).await.unwrap_err();
     assert!(matches!(e, ImportError::TooLarge { .. }), "{e}");
     assert_eq!(std::fs::read_dir(&dir).unwrap().count(), 0);
 }
@@ -379,9 +397,23 @@ async fn every_flavour_of_qcow2_reads_as_qemu_reads_it() {
     let raw = p.file("in.raw", &disk(9001));
     let out = p.dir.path().join("out.qcow2");
     let flavours = [
-        "compat=0.10", "compat=1.1", "compat=0.10,cluster_size=512", "cluster_size=512", "cluster_size=4k", "cluster_size=2M", "lazy_refcounts=on",
-        "refcount_bits=1", "refcount_bits=64", "preallocation=metadata", "preallocation=falloc", "preallocation=full", "extended_l2=on",
-        "extended_l2=on,cluster_size=16k", "extended_l2=on,cluster_size=2M", "compression_type=zstd", "compression_type=zlib",
+        "compat=0.10",
+        "compat=1.1",
+        "compat=0.10,cluster_size=512",
+        "cluster_size=512",
+        "cluster_size=4k",
+        "cluster_size=2M",
+        "lazy_refcounts=on",
+        "refcount_bits=1",
+        "refcount_bits=64",
+        "preallocation=metadata",
+        "preallocation=falloc",
+        "preallocation=full",
+        "extended_l2=on",
+        "extended_l2=on,cluster_size=16k",
+        "extended_l2=on,cluster_size=2M",
+        "compression_type=zstd",
+        "compression_type=zlib",
     ];
     for flavour in flavours {
         for packed in [false, true] {
@@ -407,8 +439,15 @@ async fn scattered_writes_zero_clusters_and_snapshots_read_as_qemu_reads_them() 
     for options in ["compat=1.1", "compat=0.10", "extended_l2=on", "cluster_size=512", "cluster_size=2M"] {
         qemu("qemu-img", &["create", "-q", "-f", "qcow2", "-o", options, path, "33M"]);
         let writes = [
-            "write -P 1 0 1k", "write -P 2 70000 3", "write -P 3 1M 200k", "write -z 1M 64k", "write -P 4 20M 5k", "write -P 5 34602496 512", "write -z 20M 2M",
-            "discard 1100k 64k", "write -P 6 21M 700",
+            "write -P 1 0 1k",
+            "write -P 2 70000 3",
+            "write -P 3 1M 200k",
+            "write -z 1M 64k",
+            "write -P 4 20M 5k",
+            "write -P 5 34602496 512",
+            "write -z 20M 2M",
+            "discard 1100k 64k",
+            "write -P 6 21M 700",
         ];
         let commands: Vec<&str> = writes.iter().flat_map(|w| ["-c", w]).collect();
         qemu("qemu-io", &[&["-f", "qcow2"], &commands[..], &[path]].concat());
@@ -436,7 +475,21 @@ async fn qcow2_images_that_need_something_else_are_refused() {
     refused("backing file").await;
     qemu("qemu-img", &["create", "-q", "-f", "qcow2", "-o", &format!("data_file={},data_file_raw=on", data.to_str().unwrap()), path, "1M"]);
     refused("external data file").await;
-    qemu("qemu-img", &["create", "-q", "-f", "qcow2", "--object", "secret,id=s,data=abc", "-o", "encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10", path, "1M"]);
+    qemu(
+        "qemu-img",
+        &[
+            "create",
+            "-q",
+            "-f",
+            "qcow2",
+            "--object",
+            "secret,id=s,data=abc",
+            "-o",
+            "encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10",
+            path,
+            "1M",
+        ],
+    );
     refused("encryption").await;
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use hostler::decide::boot::{BootAnswer, BootFacts, BootMachine, BootRequest, answer};
 use hostler::domain::boot::BootStage;
-use hostler::domain::id::{MachineId, Mac};
+use hostler::domain::id::{Mac, MachineId};
 use hostler::domain::lease::DhcpLease;
 use hostler::domain::machine::Lifecycle;
 use hostler::domain::time::Timestamp;
@@ -163,7 +163,14 @@ fn client(n: u8) -> DhcpRequest {
 }
 
 fn edk2(n: u8) -> DhcpRequest {
-    DhcpRequest { vendor_class: VendorClass::Pxe, archs: vec![7], undi: Some([1, 3, 0]), client_uuid: Some(vec![0; 17]), broadcast: true, ..client(n) }
+    DhcpRequest {
+        vendor_class: VendorClass::Pxe,
+        archs: vec![7],
+        undi: Some([1, 3, 0]),
+        client_uuid: Some(vec![0; 17]),
+        broadcast: true,
+        ..client(n)
+    }
 }
 
 fn bios(n: u8) -> DhcpRequest {
@@ -265,14 +272,20 @@ async fn an_address_is_acknowledged_only_when_its_lease_is_stored() {
     let rig = Rig::authoritative().await;
     let discover = edk2(1);
     let offer = rig.ask(&discover).await;
-    assert_eq!((offer.kind, address(&offer), offer.vendor_class.clone()), (ReplyKind::Offer, Ipv4Addr::new(127, 64, 0, 10), VendorClass::Other));
+    assert_eq!(
+        (offer.kind, address(&offer), offer.vendor_class.clone()),
+        (ReplyKind::Offer, Ipv4Addr::new(127, 64, 0, 10), VendorClass::Other)
+    );
     *rig.desk.store_fails.lock().expect("lock") = true;
     rig.silent(&request(&discover, &offer)).await;
     *rig.desk.store_fails.lock().expect("lock") = false;
     let ack = rig.ask(&request(&discover, &offer)).await;
     assert_eq!((ack.kind, address(&ack)), (ReplyKind::Ack, address(&offer)));
     let a = ack.address.as_ref().expect("address");
-    assert_eq!((a.lease_secs, a.subnet_mask, &a.routers, a.domain.as_deref()), (Some(600), Ipv4Addr::new(255, 0, 0, 0), &vec![US], Some("rack.test")));
+    assert_eq!(
+        (a.lease_secs, a.subnet_mask, &a.routers, a.domain.as_deref()),
+        (Some(600), Ipv4Addr::new(255, 0, 0, 0), &vec![US], Some("rack.test"))
+    );
     assert_eq!(file(&ack), "52-54-00-77-00-01/snponly.efi");
     let kept = rig.desk.kept.lock().expect("lock").clone();
     assert_eq!(kept.iter().map(|l| (l.address, l.mac, l.declined)).collect::<Vec<_>>(), [(address(&offer), mac(1), false)]);
