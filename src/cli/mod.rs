@@ -140,6 +140,10 @@ pub(crate) struct Global {
 enum Command {
     /// Run the service
     Serve(serve::ServeArgs),
+    /// Run the service with a simulated rack, to look around
+    Demo(crate::sim::demo::DemoArgs),
+    /// Run a simulated rack for a service in another process
+    Sim(crate::sim::standalone::SimArgs),
     /// Read the configuration and say what is wrong with it
     CheckConfig(serve::ConfigArgs),
     /// Open the database and bring it up to date
@@ -194,6 +198,8 @@ pub fn main() -> ExitCode {
 
 fn run(cli: Cli) -> Result<()> {
     match cli.command {
+        Command::Demo(args) => serve::demo(&args),
+        Command::Sim(args) => serve::sim(&args),
         Command::Serve(args) => serve::serve(&cli.global, &args),
         Command::CheckConfig(args) => serve::check_config(&cli.global, &args),
         Command::Migrate(args) => serve::migrate(&cli.global, &args),

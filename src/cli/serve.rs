@@ -10,6 +10,8 @@ use crate::server::config::{Config, Overrides};
 use crate::server::shutdown::Ended;
 use crate::server::state::StateDir;
 use crate::server::telemetry;
+use crate::sim::demo::{self, DemoArgs};
+use crate::sim::standalone::{self, SimArgs};
 use crate::store::Store;
 
 #[derive(Args)]
@@ -107,6 +109,14 @@ pub(super) fn serve(global: &Global, args: &ServeArgs) -> Result<()> {
             Ended::Badly(what) => Err(CliError::Failed { what, hint: "the log above says more".to_owned() }),
         }
     })
+}
+
+pub(super) fn demo(args: &DemoArgs) -> Result<()> {
+    runtime()?.block_on(demo::run(args)).map_err(|e| failed(&e))
+}
+
+pub(super) fn sim(args: &SimArgs) -> Result<()> {
+    runtime()?.block_on(standalone::run(args)).map_err(|e| failed(&e))
 }
 
 pub(super) fn check_config(global: &Global, args: &ConfigArgs) -> Result<()> {

@@ -2,13 +2,13 @@
 //! fetch either; only a real machine could tell the difference.
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-/// Debian's package `ipxe`.
-const IPXE_PACKAGE: &str = "/usr/lib/ipxe";
-const LOADERS: [&str; 3] = ["undionly.kpxe", "snponly.efi", "ipxe.efi"];
-pub const KERNEL: &str = "vmlinuz";
-pub const RAMDISK: &str = "ramdisk.zst";
+use sha2::Digest;
+
+use crate::decide::boot::Loader;
+use crate::domain::id::Sha256;
+use crate::netboot::boot_files::{IPXE_DIR, KERNEL, RAMDISK};
 
 /// What was put into the boot directory.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -17,28 +17,35 @@ pub struct BootFiles {
     pub placeholders: Vec<&'static str>,
 }
 
-/// Fills `boot`; `built` is where `pxe/build` leaves kernel and ramdisk.
+/// Fills `boot` and records the checksums; `built` is where `hostler netboot setup` leaves what `pxe/build` made.
 ///
 /// # Errors
-/// When a file cannot be written or copied.
+/// When a file cannot be read or written.
 pub fn put(boot: &Path, built: &Path) -> io::Result<BootFiles> {
     std::fs::create_dir_all(boot)?;
     let mut files = BootFiles::default();
-    let sources = LOADERS.iter().map(|name| (*name, vec![built.join(name), PathBuf::from(IPXE_PACKAGE).join(name)]));
+    let mut sums = String::new();
+    // Kernel and ramdisk belong together: only both, or none.
     let both = [KERNEL, RAMDISK].iter().all(|name| built.join(name).is_file());
-    let system = [KERNEL, RAMDISK].iter().map(|name| (*name, if both { vec![built.join(name)] } else { vec![] }));
-    for (name, sources) in sources.chain(system) {
-        match sources.iter().find(|path| path.is_file()) {
+    for name in Loader::ALL.map(Loader::file_name).into_iter().chain([KERNEL, RAMDISK]) {
+        let sources = match name {
+            KERNEL | RAMDISK if !both => vec![],
+            _ => vec![built.join(name), Path::new(IPXE_DIR).join(name)],
+        };
+        let bytes = match sources.iter().find(|path| path.is_file()) {
             Some(source) => {
-                std::fs::copy(source, boot.join(name))?;
                 files.real.push(name);
+                std::fs::read(source)?
             }
             None => {
-                std::fs::write(boot.join(name), placeholder(name))?;
                 files.placeholders.push(name);
+                placeholder(name).into_bytes()
             }
-        }
+        };
+        std::fs::write(boot.join(name), &bytes)?;
+        sums.push_str(&format!("{}  {name}\n", Sha256(sha2::Sha256::digest(&bytes).into())));
     }
+    std::fs::write(boot.join("SHA256SUMS"), sums)?;
     Ok(files)
 }
 
@@ -57,9 +64,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let files = put(&dir.path().join("boot"), &dir.path().join("none")).unwrap();
         assert!(files.placeholders.contains(&KERNEL) && files.placeholders.contains(&RAMDISK));
-        for name in LOADERS.into_iter().chain([KERNEL, RAMDISK]) {
-            assert!(std::fs::metadata(dir.path().join("boot").join(name)).unwrap().len() > 8000, "{name}");
-        }
+        // The service takes them as set up.
+        crate::netboot::boot_files::load(&dir.path().join("boot")).unwrap();
     }
 
     #[test]

@@ -184,7 +184,8 @@ impl Client<'_> {
     /// REQUEST until ACK; `None` after a NAK or silence: start again. The REQUEST is broadcast: every server reads which
     /// one was chosen.
     async fn request(&self, socket: &UdpSocket, offer: &DhcpReply, address: Ipv4Addr, secs: u16) -> Result<Option<DhcpReply>, NoLease> {
-        let request = DhcpRequest { requested: Some(address), server_id: Some(offer.server_id), ..self.message(RequestKind::Request, secs) };
+        let request =
+            DhcpRequest { requested: Some(address), server_id: Some(offer.server_id), ..self.message(RequestKind::Request, secs) };
         for wait in [4, 4, 4] {
             send(socket, self.uplink.dhcp, &request).await?;
             if let Some(foreign) = self.foreign.filter(|f| f.server == offer.server_id) {
@@ -300,7 +301,9 @@ mod tests {
     use super::*;
 
     /// A server that answers each packet by `answer` and notes what it got.
-    async fn serve(answer: fn(&DhcpRequest) -> Vec<DhcpReply>) -> (SocketAddrV4, tokio::task::JoinHandle<()>, std::sync::Arc<std::sync::Mutex<Vec<DhcpRequest>>>) {
+    async fn serve(
+        answer: fn(&DhcpRequest) -> Vec<DhcpReply>,
+    ) -> (SocketAddrV4, tokio::task::JoinHandle<()>, std::sync::Arc<std::sync::Mutex<Vec<DhcpRequest>>>) {
         let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let SocketAddr::V4(address) = socket.local_addr().unwrap() else { panic!("v4") };
         let got = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
@@ -325,7 +328,14 @@ mod tests {
 
     fn reply(request: &DhcpRequest, with_address: bool, boot: Option<&str>) -> DhcpReply {
         let kind = if request.kind == RequestKind::Discover { ReplyKind::Offer } else { ReplyKind::Ack };
-        let address = Address { yiaddr: Some(Ipv4Addr::new(127, 12, 1, 5)), lease_secs: Some(60), subnet_mask: Ipv4Addr::new(255, 255, 0, 0), routers: vec![], dns: vec![], domain: None };
+        let address = Address {
+            yiaddr: Some(Ipv4Addr::new(127, 12, 1, 5)),
+            lease_secs: Some(60),
+            subnet_mask: Ipv4Addr::new(255, 255, 0, 0),
+            routers: vec![],
+            dns: vec![],
+            domain: None,
+        };
         DhcpReply {
             address: with_address.then_some(address),
             boot: boot.map(|f| BootFile { server: SERVER, file: f.into() }),
@@ -340,7 +350,8 @@ mod tests {
 
     async fn exchange(rom: Rom, uplink: Uplink, foreign: Option<ForeignServer>) -> Result<Lease, NoLease> {
         let hardware = hardware(rom);
-        let client = Client { hardware: &hardware, uplink: &uplink, pace: "1000".parse().unwrap(), speaker: Speaker::Firmware, foreign, xid: 77 };
+        let client =
+            Client { hardware: &hardware, uplink: &uplink, pace: "1000".parse().unwrap(), speaker: Speaker::Firmware, foreign, xid: 77 };
         client.exchange().await
     }
 
@@ -371,7 +382,8 @@ mod tests {
 
     #[tokio::test]
     async fn the_other_servers_offer_is_taken_and_ours_sees_whose() {
-        let (address, task, got) = serve(|r| if r.kind == RequestKind::Discover { vec![reply(r, true, Some("snponly.efi"))] } else { vec![] }).await;
+        let (address, task, got) =
+            serve(|r| if r.kind == RequestKind::Discover { vec![reply(r, true, Some("snponly.efi"))] } else { vec![] }).await;
         let foreign = ForeignServer { server: Ipv4Addr::new(127, 12, 255, 254), gives: Ipv4Addr::new(127, 12, 255, 7) };
         let lease = exchange(Rom::EfiPxe, uplink(address), Some(foreign)).await.unwrap();
         assert_eq!((lease.boot, lease.address), (None, foreign.gives));

@@ -217,7 +217,9 @@ impl Http {
             }
         }
         match promised {
-            Some(size) if size != sink.download.size_bytes => Err(format!("{size} bytes were promised and {} came", sink.download.size_bytes)),
+            Some(size) if size != sink.download.size_bytes => {
+                Err(format!("{size} bytes were promised and {} came", sink.download.size_bytes))
+            }
             Some(_) | None => Ok(sink.download),
         }
     }
@@ -233,7 +235,9 @@ impl Http {
         match response.status() {
             status if status.is_success() => Ok(response),
             reqwest::StatusCode::NOT_FOUND => Err("No such file or directory (http://ipxe.org/2d0c613b)".into()),
-            reqwest::StatusCode::FORBIDDEN | reqwest::StatusCode::UNAUTHORIZED => Err("Permission denied (http://ipxe.org/0216eb8f)".into()),
+            reqwest::StatusCode::FORBIDDEN | reqwest::StatusCode::UNAUTHORIZED => {
+                Err("Permission denied (http://ipxe.org/0216eb8f)".into())
+            }
             status => Err(format!("Input/output error: HTTP {status} (http://ipxe.org/1d0c6139)")),
         }
     }

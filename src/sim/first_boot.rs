@@ -16,7 +16,8 @@ const BETWEEN: Duration = Duration::from_secs(3);
 /// A sentence: no `phone_home` in the seed, or nobody took the form.
 pub async fn phone_home(http: &reqwest::Client, seed: &Seed, pace: Pace) -> Result<String, String> {
     let instance = field(&seed.meta_data, "instance-id").unwrap_or_else(|| "nocloud".into());
-    let hostname = field(&seed.meta_data, "local-hostname").or_else(|| field(&seed.meta_data, "hostname")).unwrap_or_else(|| "localhost".into());
+    let hostname =
+        field(&seed.meta_data, "local-hostname").or_else(|| field(&seed.meta_data, "hostname")).unwrap_or_else(|| "localhost".into());
     // vendor-data is used as far as user-data does not say otherwise.
     let url = [&seed.user_data, &seed.vendor_data].into_iter().find_map(|data| phone_home_url(data));
     let url = url.ok_or("no phone_home in the seed")?.replace("$INSTANCE_ID", &instance);
@@ -31,7 +32,9 @@ pub async fn phone_home(http: &reqwest::Client, seed: &Seed, pace: Pace) -> Resu
     for _ in 0..TRIES {
         let request = http.post(&url).header("Content-Type", "application/x-www-form-urlencoded").header("User-Agent", "Cloud-Init/22.4.2");
         match request.timeout(Duration::from_secs(10)).body(body.clone()).send().await {
-            Ok(response) if response.status().is_success() => return Ok(format!("cloud-init: phoned home to {}", response.url().host_str().unwrap_or("?"))),
+            Ok(response) if response.status().is_success() => {
+                return Ok(format!("cloud-init: phoned home to {}", response.url().host_str().unwrap_or("?")));
+            }
             Ok(response) => last = format!("{} answered {}", response.url().host_str().unwrap_or("?"), response.status()),
             Err(e) => last = chain(&e),
         }

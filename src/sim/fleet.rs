@@ -16,6 +16,8 @@ use crate::sim::pace::Pace;
 
 /// Racks with fewer machines have no odd ones.
 const ODD_FROM: usize = 8;
+const RACK_U: usize = 48;
+const FIRST_RACK: usize = 12;
 /// Nothing listens on the discard port of a host of today: the BMC whose cable nobody plugged in.
 const DEAD_BMC: &str = "https://127.0.0.1:9";
 
@@ -47,7 +49,8 @@ pub struct Listing {
     pub bmc: String,
     pub user: String,
     pub password: String,
-    pub u: usize,
+    /// In the fleet, from 1.
+    pub number: usize,
 }
 
 struct Unit {
@@ -121,7 +124,7 @@ impl Fleet {
                 bmc: address.map_or_else(|| DEAD_BMC.to_owned(), |a| a.to_string()),
                 user: user.to_owned(),
                 password: if oddity == Oddity::WrongPassword { "not-the-password".to_owned() } else { password },
-                u: number,
+                number,
             };
             if oddity != Oddity::NeverTurnsUp {
                 let machine = machine.clone();
@@ -136,11 +139,14 @@ impl Fleet {
         self.units.iter().map(|u| &u.listing)
     }
 
-    /// The packing list as the supplier would send it.
-    pub fn packing_list(&self, rack: &str) -> String {
-        let mut csv = String::from("serial,mac,bmc_address,bmc_user,bmc_password,rack,u\n");
+    /// The packing list as the supplier would send it: rack R12 from the bottom up, and the next racks.
+    pub fn packing_list(&self) -> String {
+        let mut csv = String::from("name,serial,mac,bmc,user,password,rack,u\n");
         for l in self.listings() {
-            csv.push_str(&format!("{},{},{},{},{},{rack},{}\n", l.serial, l.mac, l.bmc, l.user, l.password, (l.u - 1) % 48 + 1));
+            let (row, u) = ((l.number - 1) / RACK_U, (l.number - 1) % RACK_U + 1);
+            let rack = format!("R{}", FIRST_RACK + row);
+            let name = format!("{}-u{u:02}", rack.to_ascii_lowercase());
+            csv.push_str(&format!("{name},{},{},{},{},{},{rack},{u}\n", l.serial, l.mac, l.bmc, l.user, l.password));
         }
         csv
     }

@@ -73,10 +73,16 @@ impl Disks {
     }
 
     fn find(&mut self, meant: &DiskRef) -> Result<&mut (Disk, Option<System>), Failure> {
-        let named = self.disks.iter_mut().find(|(d, _)| meant.serial.is_some() && d.serial == meant.serial || meant.wwn.is_some() && d.wwn == meant.wwn);
+        let named = self
+            .disks
+            .iter_mut()
+            .find(|(d, _)| meant.serial.is_some() && d.serial == meant.serial || meant.wwn.is_some() && d.wwn == meant.wwn);
         match named {
             Some(found) if meant.matches(&found.0) => Ok(found),
-            Some((disk, _)) => Err(Failure::for_good("disk_mismatch", format!("{meant} was meant, and {} with {} bytes is here; nothing was written", disk.name, disk.size_bytes))),
+            Some((disk, _)) => Err(Failure::for_good(
+                "disk_mismatch",
+                format!("{meant} was meant, and {} with {} bytes is here; nothing was written", disk.name, disk.size_bytes),
+            )),
             None => Err(Failure::for_good("disk_not_found", format!("{meant} is not in this machine; nothing was written"))),
         }
     }
@@ -164,13 +170,17 @@ impl SimulatedHands {
             return Err(Failure::for_good("refused", format!("{:?} is not a path on the server; nothing was written", order.path)));
         }
         if let Some(wanted) = order.firmware.filter(|wanted| *wanted != self.firmware) {
-            return Err(Failure::for_good("refused", format!("the order is for {wanted} firmware, this machine was booted by {}; nothing was written", self.firmware)));
+            return Err(Failure::for_good(
+                "refused",
+                format!("the order is for {wanted} firmware, this machine was booted by {}; nothing was written", self.firmware),
+            ));
         }
         let disk = {
             let mut disks = lock(&self.disks);
             let (disk, system) = disks.find(&order.disk)?;
             if disk.size_bytes < order.raw_size_bytes {
-                let message = format!("the image needs {} bytes, {} has {}; nothing was written", order.raw_size_bytes, disk.name, disk.size_bytes);
+                let message =
+                    format!("the image needs {} bytes, {} has {}; nothing was written", order.raw_size_bytes, disk.name, disk.size_bytes);
                 return Err(Failure::for_good("disk_too_small", message));
             }
             // From here on the old system is gone, whatever happens.
@@ -231,7 +241,9 @@ impl SimulatedHands {
                 Ok(len) => len,
                 Err(e) => {
                     let trouble = lock_received(&received).trouble.take();
-                    return Err(trouble.unwrap_or_else(|| Failure::for_good("decompress", format!("the image cannot be unpacked after {raw_bytes} bytes: {e}"))));
+                    return Err(trouble.unwrap_or_else(|| {
+                        Failure::for_good("decompress", format!("the image cannot be unpacked after {raw_bytes} bytes: {e}"))
+                    }));
                 }
             };
             if progress.is_cancelled() {
@@ -241,7 +253,10 @@ impl SimulatedHands {
             head.extend_from_slice(&buffer[..len.min(4096_usize.saturating_sub(head.len()))]);
             raw_bytes += len as u64;
             if raw_bytes > order.raw_size_bytes {
-                return Err(Failure::for_good("hash_mismatch", format!("the image unpacks to more than the {} bytes it should have", order.raw_size_bytes)));
+                return Err(Failure::for_good(
+                    "hash_mismatch",
+                    format!("the image unpacks to more than the {} bytes it should have", order.raw_size_bytes),
+                ));
             }
             progress.report("write", raw_bytes, order.raw_size_bytes);
             tokio::time::sleep_until(began + took.mul_f64(raw_bytes as f64 / order.raw_size_bytes as f64)).await;
@@ -251,7 +266,8 @@ impl SimulatedHands {
             (received.bytes, Sha256(received.sha.clone().finalize().into()))
         };
         if bytes < order.size_bytes || raw_bytes < order.raw_size_bytes {
-            let message = format!("{bytes} of {} bytes came, and they unpack to {raw_bytes} of {} bytes", order.size_bytes, order.raw_size_bytes);
+            let message =
+                format!("{bytes} of {} bytes came, and they unpack to {raw_bytes} of {} bytes", order.size_bytes, order.raw_size_bytes);
             return Err(Failure::for_good("truncated", message));
         }
         for (what, is, should) in [("file", file_sha, order.sha256), ("unpacked image", Sha256(sha.finalize().into()), order.raw_sha256)] {
@@ -310,7 +326,11 @@ fn lock_received(received: &Arc<Mutex<Received>>) -> std::sync::MutexGuard<'_, R
 }
 
 /// The file's bytes, hashed as they come; a broken connection is taken up again where it stopped.
-fn download(http: reqwest::Client, url: String, received: Arc<Mutex<Received>>) -> impl futures_util::Stream<Item = std::io::Result<Bytes>> {
+fn download(
+    http: reqwest::Client,
+    url: String,
+    received: Arc<Mutex<Received>>,
+) -> impl futures_util::Stream<Item = std::io::Result<Bytes>> {
     struct State {
         response: Option<reqwest::Response>,
         tries: u32,

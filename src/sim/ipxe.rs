@@ -121,7 +121,11 @@ pub struct ScriptError {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// `boot`: a kernel with its command line and ramdisks by name.
-    Kernel { kernel: Download, arguments: String, ramdisks: Vec<(String, Download)> },
+    Kernel {
+        kernel: Download,
+        arguments: String,
+        ramdisks: Vec<(String, Download)>,
+    },
     /// `chain` to a program that is no script.
     Program(Download),
     /// `sanboot` of a local drive (0x80 is the first).
@@ -168,7 +172,8 @@ const FAILED: Flow = Flow::Done(1);
 impl<P: Platform> Ipxe<'_, P> {
     async fn script(&mut self, text: String, depth: u32) -> Result<Flow, ScriptError> {
         let lines: Vec<&str> = text.split('\n').map(str::trim).collect();
-        let fail = |at: usize, what: String| ScriptError { line: at + 1, text: lines.get(at).unwrap_or(&"").chars().take(120).collect(), what };
+        let fail =
+            |at: usize, what: String| ScriptError { line: at + 1, text: lines.get(at).unwrap_or(&"").chars().take(120).collect(), what };
         if !text.starts_with("#!ipxe") {
             return Err(fail(0, "a script begins with #!ipxe".into()));
         }
@@ -503,9 +508,10 @@ mod tests {
 
     #[tokio::test]
     async fn settings_are_printed_in_the_asked_type() {
-        assert_eq!(said("echo ${net0/mac} ${net0/mac:hexhyp} ${serial:uristring} ${uuid} ${none}.").await, [
-            "52:54:00:77:00:01 52-54-00-77-00-01 S%201%2F2 11223344-5566-4788-9900-525400770001 ."
-        ]);
+        assert_eq!(
+            said("echo ${net0/mac} ${net0/mac:hexhyp} ${serial:uristring} ${uuid} ${none}.").await,
+            ["52:54:00:77:00:01 52-54-00-77-00-01 S%201%2F2 11223344-5566-4788-9900-525400770001 ."]
+        );
     }
 
     #[tokio::test]
@@ -528,7 +534,10 @@ mod tests {
     #[tokio::test]
     async fn kernel_and_ramdisk_are_handed_over_with_the_command_line() {
         let mut bench = Bench { files: [("http://x/k?a=1", "K"), ("http://x/r", "RR")].into(), ..Bench::default() };
-        let outcome = run_on(&mut bench, "kernel --name kernel http://x/k?a=1 initrd=ramdisk a=b c\ninitrd --name ramdisk http://x/r\nboot").await.unwrap();
+        let outcome =
+            run_on(&mut bench, "kernel --name kernel http://x/k?a=1 initrd=ramdisk a=b c\ninitrd --name ramdisk http://x/r\nboot")
+                .await
+                .unwrap();
         let Outcome::Kernel { kernel, arguments, ramdisks } = outcome else { panic!("{outcome:?}") };
         assert_eq!((kernel.file_name(), arguments.as_str()), ("k", "initrd=ramdisk a=b c"));
         assert_eq!(ramdisks.iter().map(|(n, d)| (n.as_str(), d.size_bytes)).collect::<Vec<_>>(), [("ramdisk", 2)]);
@@ -556,8 +565,13 @@ mod tests {
     #[tokio::test]
     async fn what_is_not_known_is_an_error_that_names_the_line() {
         for (body, what) in [
-            ("imgverify a b", "not in Debian"), ("frobnicate", "command not found"), ("chain --post x y", "--post"),
-            ("echo ${a${b}}", "nested"), ("goto nowhere", "no label"), ("echo ${uuid:base64}", "base64"), ("boot", "without a kernel"),
+            ("imgverify a b", "not in Debian"),
+            ("frobnicate", "command not found"),
+            ("chain --post x y", "--post"),
+            ("echo ${a${b}}", "nested"),
+            ("goto nowhere", "no label"),
+            ("echo ${uuid:base64}", "base64"),
+            ("boot", "without a kernel"),
         ] {
             let error = run_on(&mut Bench::default(), body).await.unwrap_err();
             assert!(error.line == 2 && error.what.contains(what), "{body}: {error}");

@@ -6,6 +6,7 @@
 
 pub mod bmc;
 pub mod boot_files;
+pub mod demo;
 pub mod dhcp;
 pub mod fetch;
 pub mod first_boot;
@@ -15,4 +16,6 @@ pub mod hardware;
 pub mod image;
 pub mod ipxe;
 pub mod machine;
+pub mod operator;
 pub mod pace;
+pub mod standalone;

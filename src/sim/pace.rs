@@ -28,6 +28,10 @@ impl std::fmt::Display for Pace {
 }
 
 impl Pace {
+    pub fn speed(self) -> f64 {
+        self.speed
+    }
+
     /// How long `machine_time` really takes.
     pub fn real(self, machine_time: Duration) -> Duration {
         machine_time.div_f64(self.speed)

@@ -458,10 +458,11 @@ impl Tx {
         if changed == 1 { Ok(()) } else { Err(StoreError::Conflict) }
     }
 
-    /// Makes a machine's decision due.
+    /// Makes a machine's decision due. Raises the revision: a decision that is being made from older facts must fail with
+    /// `Conflict`, or its own wake-up time would overwrite this one (seen: a run that stood still until its deadline).
     pub async fn make_due(&mut self, machine: MachineId, at: Timestamp) -> Result<()> {
         self.touch(Some(machine));
-        in_tx!(self, c => sqlx::query("UPDATE machines SET due_at = $2 WHERE id = $1 AND (due_at IS NULL OR due_at > $2)")
+        in_tx!(self, c => sqlx::query("UPDATE machines SET rev = rev + 1, due_at = CASE WHEN due_at < $2 THEN due_at ELSE $2 END WHERE id = $1")
             .bind(machine.to_string()).bind(at.0).execute(c).await.map(|_| ()))?;
         Ok(())
     }

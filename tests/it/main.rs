@@ -3,9 +3,11 @@
 mod api;
 mod artifact;
 mod bmc;
+mod demo;
 mod desk;
 mod dhcp;
 mod lifecycle;
+mod rack;
 mod sim;
 mod store;
 mod support;

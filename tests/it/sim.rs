@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use hostler::agent::link::http_client;
 use hostler::clock;
-use hostler::domain::id::{MachineId, Mac, Sha256, TaskId};
+use hostler::domain::id::{Mac, MachineId, Sha256, TaskId};
 use hostler::domain::image::ImageFormat;
 use hostler::domain::inventory::{DiskRef, Inventory};
 use hostler::domain::power::{BootDevice, FirmwareKind, PowerAction, PowerState};
@@ -256,10 +256,22 @@ async fn a_uefi_machine_boots_over_dhcp_tftp_and_http_into_its_agent() {
     machine.set_power(PowerAction::On).unwrap();
     let serial = world.until("hello", |s| s.hello.as_ref().map(|h| h.system.serial.clone())).await;
     assert_eq!(serial.as_ref(), Some(&machine.hardware.serial));
-    assert_eq!(world.seen.lock().unwrap().log, [
-        "dhcp Discover Firmware", "dhcp Request Firmware", "tftp probe snponly.efi", "tftp snponly.efi 20000", "dhcp Discover Ipxe", "dhcp Request Ipxe",
-        "http GET /boot/autoexec.ipxe", "http GET /boot/script.ipxe", "http GET /boot/kernel", "http GET /boot/ramdisk", "hello",
-    ]);
+    assert_eq!(
+        world.seen.lock().unwrap().log,
+        [
+            "dhcp Discover Firmware",
+            "dhcp Request Firmware",
+            "tftp probe snponly.efi",
+            "tftp snponly.efi 20000",
+            "dhcp Discover Ipxe",
+            "dhcp Request Ipxe",
+            "http GET /boot/autoexec.ipxe",
+            "http GET /boot/script.ipxe",
+            "http GET /boot/kernel",
+            "http GET /boot/ramdisk",
+            "hello",
+        ]
+    );
 }
 
 #[tokio::test]

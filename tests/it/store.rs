@@ -43,6 +43,25 @@ async fn a_machine_comes_back_as_it_was_written() {
 }
 
 #[tokio::test]
+async fn work_made_due_while_a_decision_is_being_made_is_not_lost() {
+    for on in both().await {
+        let m = machine(1);
+        insert(&on.store, &m).await;
+        // A decision read the machine; then a step ended; then the decision is written, to sleep for an hour.
+        let read = on.store.machine(m.id).await.unwrap().unwrap();
+        let now = clock::now();
+        let mut tx = on.store.begin().await.unwrap();
+        tx.make_due(m.id, now).await.unwrap();
+        tx.commit().await.unwrap();
+        let mut tx = on.store.begin().await.unwrap();
+        let late = tx.update_machine(&read, Some(now.plus(Duration::from_secs(3600)))).await;
+        assert!(matches!(late, Err(StoreError::Conflict)), "{}", on.name);
+        drop(tx);
+        assert!(on.store.next_due().await.unwrap().is_some_and(|due| due <= now), "{}", on.name);
+    }
+}
+
+#[tokio::test]
 async fn a_write_over_a_newer_revision_is_refused() {
     for on in both().await {
         let m = machine(1);
