@@ -445,7 +445,6 @@ async fn why(client: &Client, machine: &str) -> Result<()> {
         ("gives up", m.state.gives_up_at.map(until).unwrap_or_default()),
         ("next", m.state.next.clone()),
         ("decided", m.why.clone()),
-        ("last boot", detail.boots.first().and_then(|b| b.diagnosis.as_ref()).map(|d| d.text.clone()).unwrap_or_default()),
         ("fault", m.fault.as_ref().map(|f| f.what.clone()).unwrap_or_default()),
         ("to do", m.fault.as_ref().map(|f| f.remedy.clone()).unwrap_or_default()),
     ]);
@@ -527,9 +526,6 @@ async fn boots(client: &Client, machine: &str) -> Result<()> {
             vec![format!("+{}.{:03} s", millis / 1000, millis % 1000), m.stage.to_string(), format!("{}x", m.count), m.note.clone()]
         });
         output::table(&["at", "stage", "times", "note"], rows.collect());
-        if let Some(diagnosis) = &boot.diagnosis {
-            output::line(&format!("{}: {}", diagnosis.severity, output::plain(&diagnosis.text)));
-        }
     }
     Ok(())
 }
