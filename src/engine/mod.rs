@@ -3,7 +3,7 @@
 //! Two loops share one clockwork. `reconcile` claims machines whose decision is due, loads the facts in one read, asks
 //! `decide::workflow` and applies the answer in one transaction. `execute` claims due steps and makes one bounded exchange
 //! with a BMC, an agent or a file for each. Between any two lines the process may die: what was claimed is claimed
-//! again when its lease ran out, and the step's rows say how far it came.
+//! again when its lease ran out (or at the next start on the same state directory), and the step's rows say how far it came.
 
 pub mod execute;
 pub mod reconcile;
@@ -39,7 +39,8 @@ const IDLE: Duration = Duration::from_secs(2);
 /// What the engine needs to know of the site.
 #[derive(Clone, Debug)]
 pub struct EngineSettings {
-    /// Name of this process in leases; unique per start, so that a restarted process does not trust its predecessor's claims.
+    /// Name of this process in leases, `replica/start`: unique per start, so that a restarted process does not trust its
+    /// predecessor's claims, and with the replica's lasting name before it, so that it can drop them.
     pub owner: String,
     /// Where deployed systems reach us: `http://10.0.0.1:8081`.
     pub netboot_url: String,

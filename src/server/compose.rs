@@ -71,8 +71,14 @@ pub async fn start(config: &Config) -> Result<Service, StartError> {
     let place = Place::of(&config.netboot)?;
     let bmcs = Bmcs::new(BmcSettings::default());
     let store = Store::open(&config.store()).await?;
+    // The state directory is ours alone, so whoever held claims under its name is dead: no need to wait until they run out.
+    let replica = state.replica()?;
+    let left = store.drop_leases_of(&replica).await?;
+    if left > 0 {
+        tracing::warn!(left, "this service did not stop in order; its unfinished work goes on now");
+    }
     let engine = EngineSettings {
-        owner: crate::clock::fresh_uuid().to_string(),
+        owner: format!("{replica}/{}", crate::clock::fresh_uuid()),
         // Without a provisioning network nothing is deployed, so nothing calls here.
         netboot_url: place.as_ref().map_or_else(|| format!("http://{}", config.listen), |p| p.url.to_string()),
         power_off_ready: config.ready_power_off,

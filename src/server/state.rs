@@ -10,6 +10,7 @@ use crate::domain::secret::Secret;
 const LOCK: &str = "lock";
 const TOKEN: &str = "admin.token";
 const URL: &str = "url";
+const REPLICA: &str = "replica";
 
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
@@ -61,6 +62,21 @@ impl StateDir {
 
     pub fn artifact_dir(&self) -> PathBuf {
         self.path.join("artifacts")
+    }
+
+    /// The lasting name of this state directory's service: made at the first start. It tells the claims of a process that
+    /// was killed, which the next one may drop at once, from those of other replicas.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn replica(&self) -> Result<String, StateError> {
+        let path = self.path.join(REPLICA);
+        if let Some(name) = read_line(&path) {
+            return Ok(name);
+        }
+        let name = crate::clock::fresh_uuid().to_string();
+        write_private(&path, &name)?;
+        Ok(name)
     }
 
     /// Writes the token of the local command line, mode 0600.
@@ -118,6 +134,13 @@ mod tests {
         assert!(matches!(StateDir::take(&path), Err(StateError::InUse { .. })));
         drop(held);
         assert!(StateDir::take(&path).is_ok());
+    }
+
+    #[test]
+    fn a_state_directory_keeps_its_replica_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = StateDir::take(dir.path()).unwrap().replica().unwrap();
+        assert_eq!(StateDir::take(dir.path()).unwrap().replica().unwrap(), first);
     }
 
     #[test]

@@ -286,6 +286,19 @@ impl Store {
         rows.into_iter().map(|r| Ok(Claim { id: parse("machines", &r.id, &r.id)?, fence: r.fence, until })).collect()
     }
 
+    /// Drops the claims that earlier processes of `replica` left behind (their owners are named `replica/...`). The caller
+    /// knows that none of them runs any more. Returns how many there were.
+    pub async fn drop_leases_of(&self, replica: &str) -> Result<u64> {
+        let owners = format!("{replica}/%");
+        let mut tx = self.begin().await?;
+        let machines = in_tx!(tx, c => sqlx::query("UPDATE machines SET lease_owner = NULL, lease_until = NULL WHERE lease_owner LIKE $1")
+            .bind(&owners).execute(c).await.map(|r| r.rows_affected()))?;
+        let steps = in_tx!(tx, c => sqlx::query("UPDATE steps SET lease_owner = NULL, lease_until = NULL WHERE lease_owner LIKE $1")
+            .bind(&owners).execute(c).await.map(|r| r.rows_affected()))?;
+        tx.commit().await?;
+        Ok(machines + steps)
+    }
+
     /// The earliest moment at which a machine or step is due.
     pub async fn next_due(&self) -> Result<Option<Timestamp>> {
         let (at,): (Option<i64>,) = in_pool!(self, p => sqlx::query_as(

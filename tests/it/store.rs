@@ -138,6 +138,23 @@ async fn a_lease_that_ran_out_is_taken_over_with_a_higher_fence() {
 }
 
 #[tokio::test]
+async fn a_restarted_replica_drops_its_own_claims_and_no_others() {
+    for on in both().await {
+        insert(&on.store, &machine(1)).await;
+        insert(&on.store, &machine(2)).await;
+        let now = clock::now().plus(Duration::from_secs(1));
+        let lease = Duration::from_secs(30);
+        let ours = on.store.claim_due_machines("us/start-1", now, lease, 1).await.unwrap();
+        let theirs = on.store.claim_due_machines("them/start-1", now, lease, 1).await.unwrap();
+        assert_eq!((ours.len(), theirs.len()), (1, 1), "{}", on.name);
+        assert_eq!(on.store.drop_leases_of("us").await.unwrap(), 1, "{}", on.name);
+        let again = on.store.claim_due_machines("us/start-2", now, lease, 10).await.unwrap();
+        assert_eq!(again.iter().map(|c| c.id).collect::<Vec<_>>(), [ours[0].id], "{}", on.name);
+        assert!(again[0].fence > ours[0].fence, "{}", on.name);
+    }
+}
+
+#[tokio::test]
 async fn facts_are_durable_when_their_commit_returns() {
     for on in both().await {
         let m = machine(1);
