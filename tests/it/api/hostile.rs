@@ -27,7 +27,7 @@ async fn every_bad_request_is_a_problem() {
         problem(api.post("/api/v1/tokens", &token, &json!({"name": "x", "role": "viewer", "admin": true})).await, 422, "invalid").await;
         problem(api.post("/api/v1/tokens", &token, &json!({"name": "x", "role": "god"})).await, 422, "invalid").await;
         problem(api.post("/api/v1/tokens", &token, &json!({"name": "", "role": "viewer"})).await, 422, "invalid").await;
-        problem(json_body("/api/v1/machines/nope/deploy", "[".repeat(100_000)).send().await.unwrap(), 400, "not_json").await;
+        problem(json_body("/api/v1/machines/nope/deploy", "[".repeat(100_000)).send().await.unwrap(), 422, "invalid").await;
         problem(json_body("/api/v1/tokens", format!("\"{}\"", "x".repeat(3 << 20))).send().await.unwrap(), 413, "too_large").await;
         problem(post("/api/v1/racks/import").body(vec![0xff, 0xfe, 0x00]).send().await.unwrap(), 400, "not_text").await;
         problem(post("/api/v1/images?name=UPPER").body("x").send().await.unwrap(), 400, "bad_query").await;
