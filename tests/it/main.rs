@@ -1,5 +1,6 @@
 //! Tests over files, sockets and processes: one binary. All traffic stays on 127.0.0.0/8.
 
+mod agent_link;
 mod api;
 mod artifact;
 mod bmc;
