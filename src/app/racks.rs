@@ -84,8 +84,8 @@ pub struct RackView {
 /// # Errors
 /// `Invalid` with all flaws (the first 200).
 pub fn parse(text: &str) -> Result<Vec<Line>> {
-    let mut reader =
-        csv::ReaderBuilder::new().flexible(true).trim(csv::Trim::All).from_reader(text.trim_start_matches('\u{feff}').as_bytes());
+    let text = text.trim_start_matches('\u{feff}');
+    let mut reader = csv::ReaderBuilder::new().flexible(true).trim(csv::Trim::All).from_reader(text.as_bytes());
     let mut flaws = Vec::new();
     let columns = columns(&mut reader, &mut flaws);
     let mut lines = Vec::new();
@@ -94,14 +94,14 @@ pub fn parse(text: &str) -> Result<Vec<Line>> {
             match record {
                 Ok(record) if record.iter().all(str::is_empty) => {}
                 Ok(record) => {
-                    let number = record.position().map_or(0, csv::Position::line);
+                    let number = line_of(text, record.position());
                     if record.len() != columns.len() {
                         flaws.push(flaw(number, None, format!("has {} values; the header has {} columns", record.len(), columns.len())));
                     } else if let Some(line) = read_line(number, &columns, &record, &mut flaws) {
                         lines.push(line);
                     }
                 }
-                Err(e) => flaws.push(flaw(e.position().map_or(0, csv::Position::line), None, "cannot be read as CSV in UTF-8".to_owned())),
+                Err(e) => flaws.push(flaw(line_of(text, e.position()), None, "cannot be read as CSV in UTF-8".to_owned())),
             }
             if lines.len() > MAX_LINES || flaws.len() > MAX_FLAWS {
                 break;
@@ -120,6 +120,15 @@ pub fn parse(text: &str) -> Result<Vec<Line>> {
         }
     }
     if flaws.is_empty() { Ok(lines) } else { Err(refused(flaws)) }
+}
+
+/// The line a record stands on. The reader's position is that of the blank lines before it, which it skips.
+fn line_of(text: &str, position: Option<&csv::Position>) -> u64 {
+    let Some(position) = position else { return 0 };
+    let start = usize::try_from(position.byte()).unwrap_or(usize::MAX);
+    let rest = text.as_bytes().get(start..).unwrap_or_default();
+    let blank = rest.iter().take_while(|b| matches!(b, b'\r' | b'\n')).filter(|b| **b == b'\n').count();
+    position.line() + u64::try_from(blank).unwrap_or(0)
 }
 
 fn refused(mut flaws: Vec<Flaw>) -> AppError {

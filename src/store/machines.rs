@@ -299,10 +299,15 @@ impl Store {
         Ok(machines + steps)
     }
 
-    /// The earliest moment at which a machine or step is due.
+    /// The earliest moment at which a machine or step can be claimed: when it is due, or, while someone holds it, when that
+    /// claim runs out. Work that is out with a BMC or an agent keeps its past due time and must not keep us awake.
     pub async fn next_due(&self) -> Result<Option<Timestamp>> {
         let (at,): (Option<i64>,) = in_pool!(self, p => sqlx::query_as(
-            "SELECT MIN(at) FROM (SELECT MIN(due_at) AS at FROM machines UNION ALL SELECT MIN(due_at) AS at FROM steps) AS dues")
+            "SELECT MIN(at) FROM (
+                SELECT MIN(CASE WHEN lease_until > due_at THEN lease_until ELSE due_at END) AS at FROM machines WHERE due_at IS NOT NULL
+                UNION ALL
+                SELECT MIN(CASE WHEN lease_until > due_at THEN lease_until ELSE due_at END) AS at FROM steps WHERE due_at IS NOT NULL
+             ) AS dues")
             .fetch_one(p).await)?;
         Ok(at.map(Timestamp))
     }

@@ -155,6 +155,19 @@ async fn a_restarted_replica_drops_its_own_claims_and_no_others() {
 }
 
 #[tokio::test]
+async fn a_claimed_machine_is_next_due_when_its_claim_runs_out() {
+    for on in both().await {
+        assert_eq!(on.store.next_due().await.unwrap(), None, "{}", on.name);
+        let m = machine(1);
+        insert(&on.store, &m).await;
+        assert_eq!(on.store.next_due().await.unwrap(), Some(m.created_at), "{}", on.name);
+        let now = m.created_at.plus(Duration::from_secs(1));
+        let claim = on.store.claim_due_machines("a", now, Duration::from_secs(30), 10).await.unwrap().remove(0);
+        assert_eq!(on.store.next_due().await.unwrap(), Some(claim.until), "{}", on.name);
+    }
+}
+
+#[tokio::test]
 async fn facts_are_durable_when_their_commit_returns() {
     for on in both().await {
         let m = machine(1);
