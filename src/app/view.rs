@@ -88,8 +88,10 @@ pub struct RunView {
     pub started_at: Timestamp,
     pub ended_at: Option<Timestamp>,
     pub percent: u8,
-    /// Sum of the usual durations of what is left; absent while they are unknown.
+    /// Sum of the usual durations of what is left.
     pub eta_secs: Option<u64>,
+    /// Some of those durations are shipped figures: this installation has no history of them yet.
+    pub eta_estimated: bool,
     pub steps: Vec<StepView>,
 }
 
@@ -104,6 +106,8 @@ pub struct RunBrief {
     pub steps: u32,
     pub percent: u8,
     pub eta_secs: Option<u64>,
+    /// As in the whole run.
+    pub eta_estimated: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -329,6 +333,23 @@ impl App {
     }
 }
 
+/// What a step usually takes before this installation has its own history. From runs on a lab rack of virtual machines
+/// and from the POST times of common servers; shown as an estimate, replaced by measured medians as they come in.
+pub fn shipped_usual(kind: StepKind) -> Duration {
+    Duration::from_secs(match kind {
+        StepKind::ContactBmc => 5,
+        StepKind::CheckTarget => 1,
+        StepKind::BootRamdisk => 20,
+        StepKind::WaitAgent => 180,
+        StepKind::Inventory => 5,
+        StepKind::WriteImage => 90,
+        StepKind::BootDisk => 5,
+        StepKind::WaitSystem => 180,
+        StepKind::WipeDisks => 1800,
+        StepKind::PowerOff => 15,
+    })
+}
+
 impl Lens {
     fn usual_secs(&self, kind: StepKind) -> Option<u64> {
         self.usual.get(&kind).map(|u| u.median.as_secs())
@@ -374,6 +395,7 @@ impl Lens {
             ended_at: run.ended_at,
             percent: run_percent(run),
             eta_secs: self.eta(run),
+            eta_estimated: self.is_estimated(run),
             steps: run.steps.iter().map(|s| self.step(s)).collect(),
         }
     }
@@ -390,6 +412,7 @@ impl Lens {
             steps,
             percent: run_percent(run),
             eta_secs: self.eta(run),
+            eta_estimated: self.is_estimated(run),
         }
     }
 
@@ -402,15 +425,23 @@ impl Lens {
         for step in &run.steps {
             sum += match step.state {
                 StepState::Done | StepState::Skipped => 0,
-                StepState::Pending | StepState::Failed => self.usual_secs(step.kind)?,
+                StepState::Pending | StepState::Failed => self.usual_or_shipped(step.kind),
                 StepState::Running => {
                     let by_progress = step.progress.and_then(|p| self.progress(p, step.started_at).eta_secs);
                     let spent = step.started_at.map_or(0, |s| self.now.since(s).as_secs());
-                    by_progress.or_else(|| self.usual_secs(step.kind).map(|u| u.saturating_sub(spent)))?
+                    by_progress.unwrap_or_else(|| self.usual_or_shipped(step.kind).saturating_sub(spent))
                 }
             };
         }
         Some(sum)
+    }
+
+    fn usual_or_shipped(&self, kind: StepKind) -> u64 {
+        self.usual_secs(kind).unwrap_or_else(|| shipped_usual(kind).as_secs())
+    }
+
+    fn is_estimated(&self, run: &Run) -> bool {
+        run.steps.iter().any(|s| matches!(s.state, StepState::Pending | StepState::Running) && self.usual_secs(s.kind).is_none())
     }
 
     pub fn machine(&self, m: &Machine, run: Option<&Run>) -> MachineView {

@@ -124,7 +124,10 @@ impl Now {
         Self {
             tone,
             doing: Text::new(&words::doing(m)),
-            since: Ago(since.or_else(|| m.fault.as_ref().map(|f| f.at)).unwrap_or(m.lifecycle_since)),
+            since: Ago(since
+                .or_else(|| m.fault.as_ref().map(|f| f.at))
+                .or_else(|| m.first_seen_at.filter(|_| m.lifecycle == Lifecycle::Discovered))
+                .unwrap_or(m.lifecycle_since)),
             usual: usual.map(|(u, measured)| words::usually(u, measured)),
             note: step.map(|s| Text::new(&s.note)).filter(|n| !n.is_empty()),
             progress: step.and_then(counted),

@@ -32,6 +32,7 @@ pub struct Row {
     pub usual: Option<String>,
     pub bar: Option<Bar>,
     pub left: Option<Until>,
+    pub estimate: bool,
     pub power: &'static str,
     pub power_class: &'static str,
     pub seen: Option<Ago>,
@@ -58,7 +59,13 @@ impl Row {
             (None, None, Some(usual)) if slow => Some(Text::new(&format!("Slower than usual: most take {}.", spoken(usual)))),
             (None, None, _) => None,
         };
-        let since = if running.is_some() { m.state.since } else { m.fault.as_ref().map_or(m.lifecycle_since, |f| f.at) };
+        let since = match (running.is_some(), &m.fault, group) {
+            (true, _, _) => m.state.since,
+            (false, Some(fault), _) => fault.at,
+            // Announced long ago, seen just now.
+            (false, None, Group::New) => m.first_seen_at.unwrap_or(m.lifecycle_since),
+            (false, None, _) => m.lifecycle_since,
+        };
         let mut row = Self {
             id: m.id.to_string(),
             name: Text::from(&m.name),
@@ -75,6 +82,7 @@ impl Row {
             since: Ago(since),
             usual: usual.filter(|_| running.is_some()).map(|u| words::usually(u, true)),
             left: running.and_then(|r| r.eta_secs).map(|s| Until(words::coarse(now.plus(std::time::Duration::from_secs(s))))),
+            estimate: running.is_some_and(|r| r.eta_estimated),
             bar: running.map(|r| Bar::brief(r, m.state.since, m.state.usual_secs)),
             power: words::power_word(m.power),
             power_class: power_class(m.power),

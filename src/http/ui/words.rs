@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::app::view::{MachineView, RunView, StepView};
+use crate::app::view::{MachineView, RunView, StepView, shipped_usual};
 use crate::domain::boot::{BootStage, ClientArch};
 use crate::domain::event::Severity;
 use crate::domain::machine::{Lifecycle, Verb};
@@ -202,23 +202,6 @@ pub fn step_state_word(state: StepState) -> &'static str {
         StepState::Failed => "failed",
         StepState::Skipped => "not needed",
     }
-}
-
-/// What a step usually takes before this installation has its own history. From runs on a lab rack of virtual machines
-/// and from the POST times of common servers; shown as an estimate, replaced by measured medians as they come in.
-pub fn shipped_usual(kind: StepKind) -> Duration {
-    Duration::from_secs(match kind {
-        StepKind::ContactBmc => 5,
-        StepKind::CheckTarget => 1,
-        StepKind::BootRamdisk => 20,
-        StepKind::WaitAgent => 180,
-        StepKind::Inventory => 5,
-        StepKind::WriteImage => 90,
-        StepKind::BootDisk => 5,
-        StepKind::WaitSystem => 180,
-        StepKind::WipeDisks => 1800,
-        StepKind::PowerOff => 15,
-    })
 }
 
 pub fn verb_word(verb: Verb) -> &'static str {
