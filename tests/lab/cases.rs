@@ -121,6 +121,7 @@ pub fn missing_for(case: &Case) -> Option<String> {
 
 /// The stage of a test: one server with its BMC, and the service. Taken down in this order.
 struct Stage {
+    name: &'static str,
     _console: Console,
     bmc: Bmc,
     key: PathBuf,
@@ -155,7 +156,7 @@ impl Stage {
             Protocol::Redfish => Bmc::Redfish(RedfishBmc::start(&world, &spec)?),
             Protocol::Ipmi => Bmc::Ipmi(IpmiBmc::start(&world, &spec)?),
         };
-        Ok(Self { _console: console, bmc, key, spec, world })
+        Ok(Self { name: case.name, _console: console, bmc, key, spec, world })
     }
 
     /// The packing list that comes with the server.
@@ -165,8 +166,10 @@ impl Stage {
             Bmc::Ipmi(_) => (ipmi_bmc::ADDRESS, ipmi_bmc::USER, ipmi_bmc::PASSWORD),
         };
         let path = self.world.dir.join("packing-list.csv");
-        let text =
-            format!("serial,mac,bmc,user,password,rack,u\n{},{},{address},{user},{password},r1,7\n", self.spec.serial, self.spec.mac);
+        let text = format!(
+            "serial,mac,bmc_address,bmc_user,bmc_password,rack,u\n{},{},{address},{user},{password},r1,7\n",
+            self.spec.serial, self.spec.mac
+        );
         fs::write(&path, text).map_err(|e| format!("{}: {e}", path.display()))?;
         Ok(path)
     }
@@ -204,7 +207,7 @@ impl Stage {
 
 /// Says what is true now, with the time, as the test's own log.
 fn say(stage: &Stage, text: &str) {
-    println!("    {}", text);
+    println!("lab {}:   {text}", stage.name);
     if let Ok(mut log) = fs::File::options().create(true).append(true).open(stage.world.out.join("test.log")) {
         std::io::Write::write_all(&mut log, format!("{text}\n").as_bytes()).ok();
     }

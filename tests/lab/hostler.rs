@@ -10,11 +10,12 @@ use crate::Res;
 use crate::net::{BRIDGE, SERVER, Site, World};
 use crate::proc::{Proc, output, wait_for};
 
-pub const PROGRAM: &str = env!("CARGO_BIN_EXE_hostler");
+const BUILT: &str = env!("CARGO_BIN_EXE_hostler");
 const LISTEN: &str = "127.0.0.1:8080";
 
 pub struct Hostler<'w> {
     world: &'w World,
+    program: PathBuf,
     state: PathBuf,
     args: Vec<String>,
     service: Proc,
@@ -23,10 +24,13 @@ pub struct Hostler<'w> {
 impl<'w> Hostler<'w> {
     /// Sets the boot files up and starts the service; returns when it answers.
     pub fn start(world: &'w World, site: Site) -> Res<Self> {
+        // A link of our own: a build while the test runs must not change the program under test.
+        let program = world.dir.join("hostler");
+        fs::hard_link(BUILT, &program).or_else(|_| fs::copy(BUILT, &program).map(drop)).map_err(|e| format!("{BUILT}: {e}"))?;
         let state = world.dir.join("state");
         let shown = state.display().to_string();
         let pxe = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/pxe");
-        output(world.command(PROGRAM).args(["netboot", "setup", "--state", &shown, "--pxe", &pxe.display().to_string()]))?;
+        output(world.command(&program).args(["netboot", "setup", "--state", &shown, "--pxe", &pxe.display().to_string()]))?;
         let dhcp = match site {
             Site::Router => "dhcp = \"authoritative\"\nrange_start = \"10.77.0.100\"\nrange_end = \"10.77.0.199\"\n",
             Site::DhcpServer => "dhcp = \"proxy\"\n",
@@ -35,14 +39,14 @@ impl<'w> Hostler<'w> {
         let text = format!("listen = \"{LISTEN}\"\n\n[netboot]\ninterface = \"{BRIDGE}\"\nlisten = \"{SERVER}:8081\"\n{dhcp}");
         fs::write(&config, text).map_err(|e| format!("{}: {e}", config.display()))?;
         let args: Vec<String> = ["serve", "--state", &shown, "--config", &config.display().to_string()].map(str::to_owned).into();
-        let service = Self::spawn(world, &args)?;
-        let mut hostler = Self { world, state, args, service };
+        let service = Self::spawn(world, &program, &args)?;
+        let mut hostler = Self { world, program, state, args, service };
         hostler.wait_until_it_answers()?;
         Ok(hostler)
     }
 
-    fn spawn(world: &World, args: &[String]) -> Res<Proc> {
-        let mut command = world.command(PROGRAM);
+    fn spawn(world: &World, program: &Path, args: &[String]) -> Res<Proc> {
+        let mut command = world.command(program);
         command.args(args).env("HOSTLER__LOG__LEVEL", "info,hostler=debug").env("NO_COLOR", "1");
         Proc::start("hostler serve", &mut command, &world.out.join("hostler.log"))
     }
@@ -57,13 +61,13 @@ impl<'w> Hostler<'w> {
     /// SIGKILL: no time to tidy up. Then a new process on the same state directory.
     pub fn kill_and_restart(&mut self) -> Res<()> {
         self.service.kill();
-        self.service = Self::spawn(self.world, &self.args)?;
+        self.service = Self::spawn(self.world, &self.program, &self.args)?;
         self.wait_until_it_answers()
     }
 
     /// `hostler ARGS --json` as a user of this computer with the state directory's token; the answer's JSON.
     pub fn cli(&self, args: &[&str]) -> Res<Value> {
-        let mut command = self.world.command(PROGRAM);
+        let mut command = self.world.command(&self.program);
         command.args(args).arg("--json").arg("--state").arg(&self.state);
         let text = output(&mut command)?;
         if text.trim().is_empty() {

@@ -56,7 +56,10 @@ impl IpmiBmc {
             dir.join("fru").display()
         );
         write("commands", commands.as_bytes())?;
-        let hook = std::env::current_exe().map_err(|e| format!("own path: {e}"))?;
+        // A link of our own: a build while the test runs must not change the hook.
+        let own = std::env::current_exe().map_err(|e| format!("own path: {e}"))?;
+        let hook = dir.join("hook");
+        fs::hard_link(&own, &hook).or_else(|_| fs::copy(&own, &hook).map(drop)).map_err(|e| format!("{}: {e}", own.display()))?;
         let hook = hook.display();
         let auth = "md2 md5 straight";
         let conf = format!(

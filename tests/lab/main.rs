@@ -17,6 +17,8 @@ mod vm;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 /// Everything that goes wrong in the harness is a sentence for the person who reads the test's output.
@@ -33,7 +35,7 @@ fn main() -> ExitCode {
         return ipmi_bmc::chassis_hook(&args[1..]);
     }
     let wanted: Vec<&String> = args.iter().filter(|a| !a.starts_with("--")).collect();
-    let chosen: Vec<&cases::Case> =
+    let chosen: Vec<&'static cases::Case> =
         cases::ALL.iter().filter(|c| wanted.is_empty() || wanted.iter().any(|w| c.name.contains(w.as_str()))).collect();
     if args.iter().any(|a| a == "--list") {
         for case in cases::ALL {
@@ -42,30 +44,60 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let require = std::env::var_os("HOSTLER_LAB_REQUIRE").is_some();
-    let (mut passed, mut failed, mut skipped) = (0, 0, 0);
-    for case in chosen {
-        if let Some(missing) = cases::missing_for(case) {
-            println!("lab {}: skipped: {missing}", case.name);
-            skipped += 1;
-            failed += u32::from(require);
-            continue;
+    let (passed, failed, skipped) = (AtomicU32::new(0), AtomicU32::new(0), AtomicU32::new(0));
+    let queue = Mutex::new(chosen.into_iter());
+    let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).next();
+    let add = |count: &AtomicU32| count.fetch_add(1, Ordering::Relaxed);
+    std::thread::scope(|scope| {
+        for _ in 0..at_once() {
+            scope.spawn(|| {
+                while let Some(case) = next() {
+                    match run_case(case) {
+                        Outcome::Passed => add(&passed),
+                        Outcome::Failed => add(&failed),
+                        Outcome::Skipped if require => add(&failed),
+                        Outcome::Skipped => add(&skipped),
+                    };
+                }
+            });
         }
-        println!("lab {}: {}", case.name, case.story);
-        let began = Instant::now();
-        match run_one(case) {
-            Ok(()) => {
-                println!("lab {}: passed in {:.0} s", case.name, began.elapsed().as_secs_f64());
-                passed += 1;
-            }
-            Err(why) => {
-                println!("lab {}: FAILED after {:.0} s: {why}", case.name, began.elapsed().as_secs_f64());
-                println!("lab {}: see {}", case.name, lab_dir().join("out").join(case.name).display());
-                failed += 1;
-            }
+    });
+    let failed = failed.into_inner();
+    println!("lab: {} passed, {failed} failed, {} skipped", passed.into_inner(), skipped.into_inner());
+    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// `HOSTLER_LAB_JOBS`, else two: a machine under test waits as much as it computes.
+fn at_once() -> usize {
+    std::env::var("HOSTLER_LAB_JOBS").ok().and_then(|n| n.parse().ok()).unwrap_or(2).max(1)
+}
+
+enum Outcome {
+    Passed,
+    Failed,
+    Skipped,
+}
+
+fn run_case(case: &'static cases::Case) -> Outcome {
+    if let Some(missing) = cases::missing_for(case) {
+        println!("lab {}: skipped: {missing}", case.name);
+        return Outcome::Skipped;
+    }
+    println!("lab {}: {}", case.name, case.story);
+    let began = Instant::now();
+    let ended = run_one(case);
+    let secs = began.elapsed().as_secs_f64();
+    match ended {
+        Ok(()) => {
+            println!("lab {}: passed in {secs:.0} s", case.name);
+            Outcome::Passed
+        }
+        Err(why) => {
+            println!("lab {}: FAILED after {secs:.0} s: {why}", case.name);
+            println!("lab {}: see {}", case.name, lab_dir().join("out").join(case.name).display());
+            Outcome::Failed
         }
     }
-    println!("lab: {passed} passed, {failed} failed, {skipped} skipped");
-    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 /// On a thread of its own, so that a panic is a failed test and its guards still take everything down.
