@@ -124,7 +124,8 @@ impl World {
         ip(&format!("link set veth-site master {BRIDGE} up"))?;
         let inside = |args: &[&str]| {
             let mut command = Command::new("nsenter");
-            command.args(["-t", &pid.to_string(), "--net", "--", "setpriv", "--pdeathsig", "KILL"]).args(args);
+            // In its process ids, too: dnsmasq changes its credentials, which clears a death signal (prctl(2)).
+            command.args(["-t", &pid.to_string(), "--net", "--pid", "--"]).args(args);
             command
         };
         let set_up = "ip link set lo up; ip addr add 10.77.0.2/24 dev eth0; ip -6 addr add fd77::2/64 dev eth0 nodad; ip link set eth0 up";
