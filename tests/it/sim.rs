@@ -308,6 +308,14 @@ async fn a_deployed_machine_restarts_from_disk_and_phones_home_once() {
     let home = world.until("call", |s| s.homes.first().cloned()).await;
     assert!(home.starts_with("secret ") && home.contains("hostname=r1-u01") && home.contains("instance_id=i-7"), "{home}");
 
+    // Only a system that is up knows that it called: one that is cut off at its call would call again.
+    let up = async {
+        while machine.console() != "login:" {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), up).await.expect("the system comes up");
+
     // A second boot of the same instance is not its first: it comes up without a call. It heeds the power button only
     // when it is up.
     machine.set_boot_override(Some(BootOverride { device: BootDevice::Disk, firmware: FirmwareKind::Uefi, once: true }));
