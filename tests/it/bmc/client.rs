@@ -8,6 +8,7 @@ use hostler::domain::power::{BootDevice, FirmwareKind, PowerAction, PowerState};
 use hostler::sim::bmc::{BootOverride, Chassis, Faults, Reach, RedfishFront, SimBmc};
 
 use super::kit::{UUID, access, bmcs, machine, settings, setup, start};
+use super::process::{free_tcp_port, program, said, spawn, wait_for_tcp};
 
 fn both(bmc: &SimBmc) -> [BmcAddress; 2] {
     [bmc.redfish_address().unwrap(), bmc.ipmi_address().unwrap()]
@@ -159,6 +160,40 @@ async fn an_absent_bmc_is_unreachable_and_says_so_within_its_bound() {
         assert!(matches!(error, BmcError::Unreachable { .. }), "{error}");
         assert!(error.to_string().contains("cannot be reached"), "{error}");
     }
+}
+
+/// RSA key exchange without forward secrecy, as iDRAC 7 and iLO 3 offer: rustls does not speak it.
+#[tokio::test]
+async fn tls_we_do_not_speak_is_named_and_left_to_ipmi() {
+    let Some(openssl) = program("openssl") else { return };
+    let (bmc, _) = start(PowerState::On, setup()).await;
+    let dir = tempfile::tempdir().unwrap();
+    let at = dir.path();
+    let key = std::process::Command::new(&openssl)
+        .args(["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=old-bmc", "-keyout"])
+        .arg(at.join("key"))
+        .arg("-out")
+        .arg(at.join("cert"))
+        .output()
+        .unwrap();
+    assert!(key.status.success(), "{}", said(&key));
+    let port = free_tcp_port();
+    let log = at.join("log");
+    let _server = spawn(
+        std::process::Command::new(&openssl)
+            .args(["s_server", "-accept", &format!("127.0.0.1:{port}"), "-tls1_2", "-cipher", "AES256-SHA", "-www", "-key"])
+            .arg(at.join("key"))
+            .arg("-cert")
+            .arg(at.join("cert")),
+        &log,
+    );
+    wait_for_tcp(port, &log);
+    let old = access(format!("https://127.0.0.1:{port}").parse().unwrap(), "admin", "secret");
+    let error = bmcs().power(machine(), &old).await.unwrap_err();
+    assert!(matches!(&error, BmcError::Unreachable { why, .. } if why.contains("its TLS is not one we speak")), "{error}");
+    let bmcs = Bmcs::new(BmcSettings { ipmi_port: bmc.ipmi_address().unwrap().port.unwrap(), ..settings() });
+    let open = hostler::bmc::BmcAccess { address: BmcAddress { protocol: None, ..old.address.clone() }, ..old };
+    assert_eq!(bmcs.power(machine(), &open).await.unwrap().protocol, BmcProtocol::Ipmi);
 }
 
 #[tokio::test]

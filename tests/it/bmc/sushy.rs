@@ -111,7 +111,7 @@ async fn sushy_with_a_wrong_password_is_asked_twice() {
     bmcs.power(machine(), &emulator.one()).await.unwrap();
 }
 
-/// A browser's `curl` agrees with us about what the simulated front serves.
+/// A client we did not write agrees about what the simulated front serves.
 #[tokio::test]
 async fn curl_reads_the_simulated_redfish_front() {
     let Some(curl) = program("curl") else { return };
