@@ -4,7 +4,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use hostler::artifact::catalogue::Catalogue;
+use hostler::artifact::catalogue::{Catalogue, Source};
 use hostler::artifact::{ArtifactError, Artifacts, ImportError, ImportSpec, Limits, SourceFormat};
 use hostler::domain::boot::Arch;
 use hostler::domain::id::Sha256;
@@ -367,6 +367,25 @@ async fn a_catalogue_entry_holds_the_file_to_all_it_says() {
     assert_eq!(p.stored(), [""; 0]);
     let image = import(entry("raw.zst", packed.len(), sha, raw)).await.unwrap();
     assert_eq!((image.boots_on, image.imported_at), (vec![FirmwareKind::Uefi], NOW));
+}
+
+/// Over whatever `images/*/build target/images` has made.
+#[tokio::test]
+async fn built_images_are_what_their_recipes_say() {
+    let p = place();
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/images");
+    for name in ["tiny", "debian-12"] {
+        let Ok(text) = std::fs::read_to_string(dir.join(format!("{name}.toml"))) else {
+            eprintln!("skipped {name}: not built");
+            continue;
+        };
+        let entry = Catalogue::parse(&text).unwrap().images.remove(0);
+        let Source::File(file) = &entry.source else { panic!("a built image has a file") };
+        let seen = p.store.import_file(&dir.join(file), spec(), NOW).await.unwrap();
+        let said = p.store.import_entry(&entry, &dir.join(file), NOW).await.unwrap();
+        assert_eq!((seen.sha256, seen.boots_on, seen.format), (said.sha256, said.boots_on, said.format), "{name}");
+        assert_eq!((Some(said.raw_size_bytes), Some(said.raw_sha256)), (entry.raw_size_bytes, entry.raw_sha256), "{name}");
+    }
 }
 
 // --- qcow2, with qemu-img as maker and judge
