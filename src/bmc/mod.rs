@@ -14,9 +14,16 @@ pub use router::{BmcSettings, Bmcs};
 use std::time::Duration;
 
 use crate::domain::bmc::{BmcAddress, BmcIdentity, BmcProtocol};
+use crate::domain::bmc_features::{
+    Account, BiosAttribute, BmcNetwork, BootOption, BootProgress, FirmwareItem, FirmwareSource, Found, LedState, MediaSlot, Support,
+    TaskState, UpdateBegun,
+};
+use crate::domain::hardware_log::{LogCursor, LogNews};
 use crate::domain::id::Sha256;
-use crate::domain::power::{BootDevice, FirmwareKind, PowerAction, PowerState};
+use crate::domain::part::Part;
+use crate::domain::power::{BootDevice, FirmwareKind, PowerAction, PowerState, ResetType};
 use crate::domain::secret::Secret;
+use crate::domain::sensor::Sensor;
 
 /// What is needed to talk to one BMC.
 #[derive(Clone, Debug)]
@@ -39,8 +46,11 @@ pub struct Answer<T> {
     pub tls_pin: Option<Sha256>,
 }
 
-/// The four questions of the first slice. One implementation per protocol.
-pub trait Bmc {
+/// What a BMC is asked. One implementation per protocol; a question it cannot answer in its protocol is `Unsupported`, and
+/// the router then asks the other one. Each call is one bounded exchange.
+pub trait Bmc: Sync {
+    /// `Unsupported` with this BMC named.
+    fn lacks(&self, what: &str) -> BmcError;
     /// Who the BMC says it and its machine are.
     fn identity(&self) -> impl Future<Output = Result<BmcIdentity, BmcError>> + Send;
     /// Chassis power as the BMC sees it.
@@ -50,6 +60,136 @@ pub trait Bmc {
     fn set_power(&self, action: PowerAction) -> impl Future<Output = Result<(), BmcError>> + Send;
     /// Sets the device of the next boot only, in the machine's firmware mode, and reads it back.
     fn set_boot_once(&self, device: BootDevice, firmware: FirmwareKind) -> impl Future<Output = Result<BootSet, BmcError>> + Send;
+    /// Any reset type of the standard, as asked; `Unsupported` names the ones the BMC allows.
+    fn power_reset(&self, reset: ResetType) -> impl Future<Output = Result<(), BmcError>> + Send {
+        _ = (reset,);
+        async { Err(self.lacks("this reset type")) }
+    }
+    /// One line for each [`Capability`](crate::domain::bmc_features::Capability), with the evidence for or against it.
+    fn supports(&self) -> impl Future<Output = Result<Vec<Support>, BmcError>> + Send {
+        async { Err(self.lacks("a description of what it can do")) }
+    }
+    /// How far the machine's firmware came; `None` where the BMC keeps the property but no value.
+    fn boot_progress(&self) -> impl Future<Output = Result<Option<BootProgress>, BmcError>> + Send {
+        async { Err(self.lacks("boot progress")) }
+    }
+    /// The persistent boot order, first first.
+    fn boot_order(&self) -> impl Future<Output = Result<Found<BootOption>, BmcError>> + Send {
+        async { Err(self.lacks("a boot order")) }
+    }
+    /// Writes the boot order (references as [`Bmc::boot_order`] gives them) and reads it back.
+    fn set_boot_order(&self, order: &[String]) -> impl Future<Output = Result<(), BmcError>> + Send {
+        _ = (order,);
+        async { Err(self.lacks("setting a boot order")) }
+    }
+    /// Every sensor with its present reading, by the cheapest route the BMC offers.
+    fn sensors(&self) -> impl Future<Output = Result<Found<Sensor>, BmcError>> + Send {
+        async { Err(self.lacks("sensors")) }
+    }
+    /// Every part the BMC lists.
+    fn parts(&self) -> impl Future<Output = Result<Found<Part>, BmcError>> + Send {
+        async { Err(self.lacks("a list of parts")) }
+    }
+    /// The logs it keeps: LogService URIs, or `sel`.
+    fn logs(&self) -> impl Future<Output = Result<Vec<String>, BmcError>> + Send {
+        async { Err(self.lacks("logs")) }
+    }
+    /// What is new in one log; a default cursor reads all that is kept, bounded by the driver.
+    fn log_news(&self, log: &str, cursor: &LogCursor) -> impl Future<Output = Result<LogNews, BmcError>> + Send {
+        _ = (log, cursor);
+        async { Err(self.lacks("logs")) }
+    }
+    /// Clears one log if nothing came after `read_to` (SEL reservation, entries compared); else `Busy`, and nothing is cleared (defect C7).
+    fn clear_log(&self, log: &str, read_to: &LogCursor) -> impl Future<Output = Result<(), BmcError>> + Send {
+        _ = (log, read_to);
+        async { Err(self.lacks("clearing logs")) }
+    }
+    /// Firmware by component.
+    fn firmware(&self) -> impl Future<Output = Result<Found<FirmwareItem>, BmcError>> + Send {
+        async { Err(self.lacks("a firmware inventory")) }
+    }
+    /// Starts an update and returns at once. A `Timeout` leaves it unknown whether it began.
+    fn start_firmware_update(
+        &self,
+        source: &FirmwareSource,
+        targets: &[String],
+    ) -> impl Future<Output = Result<UpdateBegun, BmcError>> + Send {
+        _ = (source, targets);
+        async { Err(self.lacks("firmware updates")) }
+    }
+    /// How a task stands, by what [`Bmc::start_firmware_update`] returned.
+    fn task(&self, task: &str) -> impl Future<Output = Result<TaskState, BmcError>> + Send {
+        _ = (task,);
+        async { Err(self.lacks("tasks")) }
+    }
+    /// BIOS settings with what is pending.
+    fn bios(&self) -> impl Future<Output = Result<Found<BiosAttribute>, BmcError>> + Send {
+        async { Err(self.lacks("BIOS settings")) }
+    }
+    /// Stages settings for the next boot, typed as the BMC types them now, and reads them back as pending or set.
+    fn set_bios(&self, settings: &[(String, String)]) -> impl Future<Output = Result<(), BmcError>> + Send {
+        _ = (settings,);
+        async { Err(self.lacks("changing BIOS settings")) }
+    }
+    /// The BMC's accounts.
+    fn accounts(&self) -> impl Future<Output = Result<Found<Account>, BmcError>> + Send {
+        async { Err(self.lacks("a list of accounts")) }
+    }
+    /// Sets the password of one account, named by its `source`.
+    fn set_account_password(&self, account: &str, password: &Secret<String>) -> impl Future<Output = Result<(), BmcError>> + Send {
+        _ = (account, password);
+        async { Err(self.lacks("changing passwords")) }
+    }
+    /// Makes an administrator account of that name, or brings the one there to this password and state.
+    fn put_account(&self, name: &str, password: &Secret<String>, enabled: bool) -> impl Future<Output = Result<Account, BmcError>> + Send {
+        _ = (name, password, enabled);
+        async { Err(self.lacks("making accounts")) }
+    }
+    /// Removes one account, named by its `source`; one already gone is success.
+    fn delete_account(&self, account: &str) -> impl Future<Output = Result<(), BmcError>> + Send {
+        _ = (account,);
+        async { Err(self.lacks("removing accounts")) }
+    }
+    /// Virtual drives.
+    fn media(&self) -> impl Future<Output = Result<Found<MediaSlot>, BmcError>> + Send {
+        async { Err(self.lacks("virtual media")) }
+    }
+    /// Ejects what is in, inserts `url`, and reads it back.
+    fn insert_media(&self, slot: &str, url: &str) -> impl Future<Output = Result<(), BmcError>> + Send {
+        _ = (slot, url);
+        async { Err(self.lacks("virtual media")) }
+    }
+    /// Empties a virtual drive; an empty one is success.
+    fn eject_media(&self, slot: &str) -> impl Future<Output = Result<(), BmcError>> + Send {
+        _ = (slot,);
+        async { Err(self.lacks("virtual media")) }
+    }
+    /// The locator LED.
+    fn locator_led(&self) -> impl Future<Output = Result<LedState, BmcError>> + Send {
+        async { Err(self.lacks("a locator LED")) }
+    }
+    /// Sets it. `off_after` is the BMC's own timer where it has one (IPMI, at most 255 s); others ignore it and the caller turns it off.
+    fn set_locator_led(&self, state: LedState, off_after: Option<Duration>) -> impl Future<Output = Result<(), BmcError>> + Send {
+        _ = (state, off_after);
+        async { Err(self.lacks("a locator LED")) }
+    }
+    /// Restarts the BMC itself, gracefully where it offers that. Its sessions end; the machine runs on.
+    fn reset_bmc(&self) -> impl Future<Output = Result<(), BmcError>> + Send {
+        async { Err(self.lacks("resetting itself")) }
+    }
+    /// The BMC's own network interfaces.
+    fn network(&self) -> impl Future<Output = Result<Found<BmcNetwork>, BmcError>> + Send {
+        async { Err(self.lacks("its network settings")) }
+    }
+    /// Seconds by which its clock is ahead of `clock::now()` (BMC-4); `None` where it keeps none.
+    fn clock_offset(&self) -> impl Future<Output = Result<Option<i64>, BmcError>> + Send {
+        async { Err(self.lacks("a clock")) }
+    }
+    /// For experts and the raw browser. Redfish: a path below /redfish/v1, its JSON. IPMI: `netfn cmd data…` in hex, the answer in hex.
+    fn read_raw(&self, what: &str) -> impl Future<Output = Result<String, BmcError>> + Send {
+        _ = (what,);
+        async { Err(self.lacks("raw reads")) }
+    }
 }
 
 /// What a BMC shows after it was told a boot device for the next boot.

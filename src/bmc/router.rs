@@ -14,9 +14,16 @@ use crate::bmc::redfish::{Redfish, Service};
 use crate::bmc::{Answer, Bmc, BmcAccess, BmcError, BootSet, Timing};
 use crate::clock;
 use crate::domain::bmc::{BmcAddress, BmcIdentity, BmcProtocol};
+use crate::domain::bmc_features::{
+    Account, BiosAttribute, BmcNetwork, BootOption, BootProgress, FirmwareItem, FirmwareSource, Found, LedState, MediaSlot, Support,
+    TaskState, UpdateBegun,
+};
+use crate::domain::hardware_log::{LogCursor, LogNews};
 use crate::domain::id::{MachineId, Sha256};
-use crate::domain::power::{BootDevice, FirmwareKind, PowerAction, PowerState};
+use crate::domain::part::Part;
+use crate::domain::power::{BootDevice, FirmwareKind, PowerAction, PowerState, ResetType};
 use crate::domain::secret::Secret;
+use crate::domain::sensor::Sensor;
 use crate::domain::time::Timestamp;
 
 /// Calls to one BMC at the same time. A call is a sequence of requests, so this is also the cap of requests in flight.
@@ -109,6 +116,13 @@ enum Driver {
 }
 
 impl Bmc for Driver {
+    fn lacks(&self, what: &str) -> BmcError {
+        match self {
+            Self::Redfish(d) => d.lacks(what),
+            Self::Ipmi(d) => d.lacks(what),
+        }
+    }
+
     async fn identity(&self) -> Result<BmcIdentity, BmcError> {
         match self {
             Self::Redfish(d) => d.identity().await,
@@ -134,6 +148,202 @@ impl Bmc for Driver {
         match self {
             Self::Redfish(d) => d.set_boot_once(device, firmware).await,
             Self::Ipmi(d) => d.set_boot_once(device, firmware).await,
+        }
+    }
+
+    async fn power_reset(&self, reset: ResetType) -> Result<(), BmcError> {
+        match self {
+            Self::Redfish(d) => d.power_reset(reset).await,
+            Self::Ipmi(d) => d.power_reset(reset).await,
+        }
+    }
+
+    async fn supports(&self) -> Result<Vec<Support>, BmcError> {
+        match self {
+            Self::Redfish(d) => d.supports().await,
+            Self::Ipmi(d) => d.supports().await,
+        }
+    }
+
+    async fn boot_progress(&self) -> Result<Option<BootProgress>, BmcError> {
+        match self {
+            Self::Redfish(d) => d.boot_progress().await,
+            Self::Ipmi(d) => d.boot_progress().await,
+        }
+    }
+
+    async fn boot_order(&self) -> Result<Found<BootOption>, BmcError> {
+        match self {
+            Self::Redfish(d) => d.boot_order().await,
+            Self::Ipmi(d) => d.boot_order().await,
+        }
+    }
+
+    async fn set_boot_order(&self, order: &[String]) -> Result<(), BmcError> {
+        match self {
+            Self::Redfish(d) => d.set_boot_order(order).await,
+            Self::Ipmi(d) => d.set_boot_order(order).await,
+        }
+    }
+
+    async fn sensors(&self) -> Result<Found<Sensor>, BmcError> {
+        match self {
+            Self::Redfish(d) => d.sensors().await,
+            Self::Ipmi(d) => d.sensors().await,
+        }
+    }
+
+    async fn parts(&self) -> Result<Found<Part>, BmcError> {
+        match self {
+            Self::Redfish(d) => d.parts().await,
+            Self::Ipmi(d) => d.parts().await,
+        }
+    }
+
+    async fn logs(&self) -> Result<Vec<String>, BmcError> {
+        match self {
+            Self::Redfish(d) => d.logs().await,
+            Self::Ipmi(d) => d.logs().await,
+        }
+    }
+
+    async fn log_news(&self, log: &str, cursor: &LogCursor) -> Result<LogNews, BmcError> {
+        match self {
+            Self::Redfish(d) => d.log_news(log, cursor).await,
+            Self::Ipmi(d) => d.log_news(log, cursor).await,
+        }
+    }
+
+    async fn clear_log(&self, log: &str, read_to: &LogCursor) -> Result<(), BmcError> {
+        match self {
+            Self::Redfish(d) => d.clear_log(log, read_to).await,
+            Self::Ipmi(d) => d.clear_log(log, read_to).await,
+        }
+    }
+
+    async fn firmware(&self) -> Result<Found<FirmwareItem>, BmcError> {
+        match self {
+            Self::Redfish(d) => d.firmware().await,
+            Self::Ipmi(d) => d.firmware().await,
+        }
+    }
+
+    async fn start_firmware_update(&self, source: &FirmwareSource, targets: &[String]) -> Result<UpdateBegun, BmcError> {
+        match self {
+            Self::Redfish(d) => d.start_firmware_update(source, targets).await,
+            Self::Ipmi(d) => d.start_firmware_update(source, targets).await,
+        }
+    }
+
+    async fn task(&self, task: &str) -> Result<TaskState, BmcError> {
+        match self {
+            Self::Redfish(d) => d.task(task).await,
+            Self::Ipmi(d) => d.task(task).await,
+        }
+    }
+
+    async fn bios(&self) -> Result<Found<BiosAttribute>, BmcError> {
+        match self {
+            Self::Redfish(d) => d.bios().await,
+            Self::Ipmi(d) => d.bios().await,
+        }
+    }
+
+    async fn set_bios(&self, settings: &[(String, String)]) -> Result<(), BmcError> {
+        match self {
+            Self::Redfish(d) => d.set_bios(settings).await,
+            Self::Ipmi(d) => d.set_bios(settings).await,
+        }
+    }
+
+    async fn accounts(&self) -> Result<Found<Account>, BmcError> {
+        match self {
+            Self::Redfish(d) => d.accounts().await,
+            Self::Ipmi(d) => d.accounts().await,
+        }
+    }
+
+    async fn set_account_password(&self, account: &str, password: &Secret<String>) -> Result<(), BmcError> {
+        match self {
+            Self::Redfish(d) => d.set_account_password(account, password).await,
+            Self::Ipmi(d) => d.set_account_password(account, password).await,
+        }
+    }
+
+    async fn put_account(&self, name: &str, password: &Secret<String>, enabled: bool) -> Result<Account, BmcError> {
+        match self {
+            Self::Redfish(d) => d.put_account(name, password, enabled).await,
+            Self::Ipmi(d) => d.put_account(name, password, enabled).await,
+        }
+    }
+
+    async fn delete_account(&self, account: &str) -> Result<(), BmcError> {
+        match self {
+            Self::Redfish(d) => d.delete_account(account).await,
+            Self::Ipmi(d) => d.delete_account(account).await,
+        }
+    }
+
+    async fn media(&self) -> Result<Found<MediaSlot>, BmcError> {
+        match self {
+            Self::Redfish(d) => d.media().await,
+            Self::Ipmi(d) => d.media().await,
+        }
+    }
+
+    async fn insert_media(&self, slot: &str, url: &str) -> Result<(), BmcError> {
+        match self {
+            Self::Redfish(d) => d.insert_media(slot, url).await,
+            Self::Ipmi(d) => d.insert_media(slot, url).await,
+        }
+    }
+
+    async fn eject_media(&self, slot: &str) -> Result<(), BmcError> {
+        match self {
+            Self::Redfish(d) => d.eject_media(slot).await,
+            Self::Ipmi(d) => d.eject_media(slot).await,
+        }
+    }
+
+    async fn locator_led(&self) -> Result<LedState, BmcError> {
+        match self {
+            Self::Redfish(d) => d.locator_led().await,
+            Self::Ipmi(d) => d.locator_led().await,
+        }
+    }
+
+    async fn set_locator_led(&self, state: LedState, off_after: Option<Duration>) -> Result<(), BmcError> {
+        match self {
+            Self::Redfish(d) => d.set_locator_led(state, off_after).await,
+            Self::Ipmi(d) => d.set_locator_led(state, off_after).await,
+        }
+    }
+
+    async fn reset_bmc(&self) -> Result<(), BmcError> {
+        match self {
+            Self::Redfish(d) => d.reset_bmc().await,
+            Self::Ipmi(d) => d.reset_bmc().await,
+        }
+    }
+
+    async fn network(&self) -> Result<Found<BmcNetwork>, BmcError> {
+        match self {
+            Self::Redfish(d) => d.network().await,
+            Self::Ipmi(d) => d.network().await,
+        }
+    }
+
+    async fn clock_offset(&self) -> Result<Option<i64>, BmcError> {
+        match self {
+            Self::Redfish(d) => d.clock_offset().await,
+            Self::Ipmi(d) => d.clock_offset().await,
+        }
+    }
+
+    async fn read_raw(&self, what: &str) -> Result<String, BmcError> {
+        match self {
+            Self::Redfish(d) => d.read_raw(what).await,
+            Self::Ipmi(d) => d.read_raw(what).await,
         }
     }
 }
@@ -179,6 +389,177 @@ impl Bmcs {
         firmware: FirmwareKind,
     ) -> Result<Answer<BootSet>, BmcError> {
         self.call(machine, access, AfterTimeout::TryOther, move |d| async move { d.set_boot_once(device, firmware).await }).await
+    }
+
+    /// See [`Bmc::power_reset`].
+    pub async fn power_reset(&self, machine: MachineId, access: &BmcAccess, reset: ResetType) -> Result<Answer<()>, BmcError> {
+        self.call(machine, access, AfterTimeout::Stop, move |d| async move { d.power_reset(reset).await }).await
+    }
+
+    /// See [`Bmc::supports`].
+    pub async fn supports(&self, machine: MachineId, access: &BmcAccess) -> Result<Answer<Vec<Support>>, BmcError> {
+        self.call(machine, access, AfterTimeout::TryOther, |d| async move { d.supports().await }).await
+    }
+
+    /// See [`Bmc::boot_progress`].
+    pub async fn boot_progress(&self, machine: MachineId, access: &BmcAccess) -> Result<Answer<Option<BootProgress>>, BmcError> {
+        self.call(machine, access, AfterTimeout::TryOther, |d| async move { d.boot_progress().await }).await
+    }
+
+    /// See [`Bmc::boot_order`].
+    pub async fn boot_order(&self, machine: MachineId, access: &BmcAccess) -> Result<Answer<Found<BootOption>>, BmcError> {
+        self.call(machine, access, AfterTimeout::TryOther, |d| async move { d.boot_order().await }).await
+    }
+
+    /// See [`Bmc::set_boot_order`].
+    pub async fn set_boot_order(&self, machine: MachineId, access: &BmcAccess, order: &[String]) -> Result<Answer<()>, BmcError> {
+        self.call(machine, access, AfterTimeout::TryOther, |d| async move { d.set_boot_order(order).await }).await
+    }
+
+    /// See [`Bmc::sensors`].
+    pub async fn sensors(&self, machine: MachineId, access: &BmcAccess) -> Result<Answer<Found<Sensor>>, BmcError> {
+        self.call(machine, access, AfterTimeout::TryOther, |d| async move { d.sensors().await }).await
+    }
+
+    /// See [`Bmc::parts`].
+    pub async fn parts(&self, machine: MachineId, access: &BmcAccess) -> Result<Answer<Found<Part>>, BmcError> {
+        self.call(machine, access, AfterTimeout::TryOther, |d| async move { d.parts().await }).await
+    }
+
+    /// See [`Bmc::logs`].
+    pub async fn logs(&self, machine: MachineId, access: &BmcAccess) -> Result<Answer<Vec<String>>, BmcError> {
+        self.call(machine, access, AfterTimeout::TryOther, |d| async move { d.logs().await }).await
+    }
+
+    /// See [`Bmc::log_news`].
+    pub async fn log_news(
+        &self,
+        machine: MachineId,
+        access: &BmcAccess,
+        log: &str,
+        cursor: &LogCursor,
+    ) -> Result<Answer<LogNews>, BmcError> {
+        self.call(machine, access, AfterTimeout::TryOther, |d| async move { d.log_news(log, cursor).await }).await
+    }
+
+    /// See [`Bmc::clear_log`].
+    pub async fn clear_log(&self, machine: MachineId, access: &BmcAccess, log: &str, read_to: &LogCursor) -> Result<Answer<()>, BmcError> {
+        self.call(machine, access, AfterTimeout::TryOther, |d| async move { d.clear_log(log, read_to).await }).await
+    }
+
+    /// See [`Bmc::firmware`].
+    pub async fn firmware(&self, machine: MachineId, access: &BmcAccess) -> Result<Answer<Found<FirmwareItem>>, BmcError> {
+        self.call(machine, access, AfterTimeout::TryOther, |d| async move { d.firmware().await }).await
+    }
+
+    /// See [`Bmc::start_firmware_update`].
+    pub async fn start_firmware_update(
+        &self,
+        machine: MachineId,
+        access: &BmcAccess,
+        source: &FirmwareSource,
+        targets: &[String],
+    ) -> Result<Answer<UpdateBegun>, BmcError> {
+        self.call(machine, access, AfterTimeout::Stop, |d| async move { d.start_firmware_update(source, targets).await }).await
+    }
+
+    /// See [`Bmc::task`].
+    pub async fn task(&self, machine: MachineId, access: &BmcAccess, task: &str) -> Result<Answer<TaskState>, BmcError> {
+        self.call(machine, access, AfterTimeout::TryOther, |d| async move { d.task(task).await }).await
+    }
+
+    /// See [`Bmc::bios`].
+    pub async fn bios(&self, machine: MachineId, access: &BmcAccess) -> Result<Answer<Found<BiosAttribute>>, BmcError> {
+        self.call(machine, access, AfterTimeout::TryOther, |d| async move { d.bios().await }).await
+    }
+
+    /// See [`Bmc::set_bios`].
+    pub async fn set_bios(&self, machine: MachineId, access: &BmcAccess, settings: &[(String, String)]) -> Result<Answer<()>, BmcError> {
+        self.call(machine, access, AfterTimeout::TryOther, |d| async move { d.set_bios(settings).await }).await
+    }
+
+    /// See [`Bmc::accounts`].
+    pub async fn accounts(&self, machine: MachineId, access: &BmcAccess) -> Result<Answer<Found<Account>>, BmcError> {
+        self.call(machine, access, AfterTimeout::TryOther, |d| async move { d.accounts().await }).await
+    }
+
+    /// See [`Bmc::set_account_password`].
+    pub async fn set_account_password(
+        &self,
+        machine: MachineId,
+        access: &BmcAccess,
+        account: &str,
+        password: &Secret<String>,
+    ) -> Result<Answer<()>, BmcError> {
+        self.call(machine, access, AfterTimeout::TryOther, |d| async move { d.set_account_password(account, password).await }).await
+    }
+
+    /// See [`Bmc::put_account`].
+    pub async fn put_account(
+        &self,
+        machine: MachineId,
+        access: &BmcAccess,
+        name: &str,
+        password: &Secret<String>,
+        enabled: bool,
+    ) -> Result<Answer<Account>, BmcError> {
+        self.call(machine, access, AfterTimeout::TryOther, |d| async move { d.put_account(name, password, enabled).await }).await
+    }
+
+    /// See [`Bmc::delete_account`].
+    pub async fn delete_account(&self, machine: MachineId, access: &BmcAccess, account: &str) -> Result<Answer<()>, BmcError> {
+        self.call(machine, access, AfterTimeout::TryOther, |d| async move { d.delete_account(account).await }).await
+    }
+
+    /// See [`Bmc::media`].
+    pub async fn media(&self, machine: MachineId, access: &BmcAccess) -> Result<Answer<Found<MediaSlot>>, BmcError> {
+        self.call(machine, access, AfterTimeout::TryOther, |d| async move { d.media().await }).await
+    }
+
+    /// See [`Bmc::insert_media`].
+    pub async fn insert_media(&self, machine: MachineId, access: &BmcAccess, slot: &str, url: &str) -> Result<Answer<()>, BmcError> {
+        self.call(machine, access, AfterTimeout::TryOther, |d| async move { d.insert_media(slot, url).await }).await
+    }
+
+    /// See [`Bmc::eject_media`].
+    pub async fn eject_media(&self, machine: MachineId, access: &BmcAccess, slot: &str) -> Result<Answer<()>, BmcError> {
+        self.call(machine, access, AfterTimeout::TryOther, |d| async move { d.eject_media(slot).await }).await
+    }
+
+    /// See [`Bmc::locator_led`].
+    pub async fn locator_led(&self, machine: MachineId, access: &BmcAccess) -> Result<Answer<LedState>, BmcError> {
+        self.call(machine, access, AfterTimeout::TryOther, |d| async move { d.locator_led().await }).await
+    }
+
+    /// See [`Bmc::set_locator_led`].
+    pub async fn set_locator_led(
+        &self,
+        machine: MachineId,
+        access: &BmcAccess,
+        state: LedState,
+        off_after: Option<Duration>,
+    ) -> Result<Answer<()>, BmcError> {
+        self.call(machine, access, AfterTimeout::TryOther, move |d| async move { d.set_locator_led(state, off_after).await }).await
+    }
+
+    /// See [`Bmc::reset_bmc`].
+    pub async fn reset_bmc(&self, machine: MachineId, access: &BmcAccess) -> Result<Answer<()>, BmcError> {
+        self.call(machine, access, AfterTimeout::Stop, |d| async move { d.reset_bmc().await }).await
+    }
+
+    /// See [`Bmc::network`].
+    pub async fn network(&self, machine: MachineId, access: &BmcAccess) -> Result<Answer<Found<BmcNetwork>>, BmcError> {
+        self.call(machine, access, AfterTimeout::TryOther, |d| async move { d.network().await }).await
+    }
+
+    /// See [`Bmc::clock_offset`].
+    pub async fn clock_offset(&self, machine: MachineId, access: &BmcAccess) -> Result<Answer<Option<i64>>, BmcError> {
+        self.call(machine, access, AfterTimeout::TryOther, |d| async move { d.clock_offset().await }).await
+    }
+
+    /// See [`Bmc::read_raw`].
+    pub async fn read_raw(&self, machine: MachineId, access: &BmcAccess, what: &str) -> Result<Answer<String>, BmcError> {
+        self.call(machine, access, AfterTimeout::TryOther, |d| async move { d.read_raw(what).await }).await
     }
 
     /// Refused logins in a row at this BMC and until when it is left alone, to be stored with the machine.

@@ -2,15 +2,19 @@
 
 pub mod access;
 pub mod bmc;
+pub mod bmc_features;
 pub mod boot;
 pub mod event;
+pub mod hardware_log;
 pub mod id;
 pub mod image;
 pub mod inventory;
 pub mod lease;
 pub mod machine;
+pub mod part;
 pub mod place;
 pub mod power;
 pub mod secret;
+pub mod sensor;
 pub mod time;
 pub mod work;

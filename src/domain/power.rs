@@ -27,6 +27,25 @@ pub enum PowerAction {
     Reset,
 }
 
+/// Every reset type of the standard (Redfish `Resource.ResetType`), for those who know which one they want. [`PowerAction`] is
+/// what Hostler itself asks for; one table in the Redfish driver maps it to what the BMC allows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum ResetType {
+    On,
+    ForceOff,
+    GracefulShutdown,
+    GracefulRestart,
+    ForceRestart,
+    Nmi,
+    ForceOn,
+    PushPowerButton,
+    PowerCycle,
+    FullPowerCycle,
+    Suspend,
+    Pause,
+    Resume,
+}
+
 /// Where the next boot goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -65,5 +84,20 @@ pub(crate) use text_form;
 
 text_form!(PowerState { On = "on", Off = "off", Changing = "changing" });
 text_form!(PowerAction { On = "on", Off = "off", Soft = "soft", Cycle = "cycle", Reset = "reset" });
+text_form!(ResetType {
+    On = "On",
+    ForceOff = "ForceOff",
+    GracefulShutdown = "GracefulShutdown",
+    GracefulRestart = "GracefulRestart",
+    ForceRestart = "ForceRestart",
+    Nmi = "Nmi",
+    ForceOn = "ForceOn",
+    PushPowerButton = "PushPowerButton",
+    PowerCycle = "PowerCycle",
+    FullPowerCycle = "FullPowerCycle",
+    Suspend = "Suspend",
+    Pause = "Pause",
+    Resume = "Resume",
+});
 text_form!(BootDevice { Network = "network", Disk = "disk" });
 text_form!(FirmwareKind { Bios = "bios", Uefi = "uefi" });

@@ -211,6 +211,10 @@ impl Ipmi {
 }
 
 impl Bmc for Ipmi {
+    fn lacks(&self, what: &str) -> BmcError {
+        BmcError::Unsupported { address: self.address.clone(), what: what.to_owned() }
+    }
+
     async fn identity(&self) -> Result<BmcIdentity, BmcError> {
         let device = self.read(ipmi::GET_DEVICE_ID, &[]).await?;
         let (code, guid) = self.raw(ipmi::GET_SYSTEM_GUID, &[], Repeat::Yes).await?;

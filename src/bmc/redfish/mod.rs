@@ -213,6 +213,10 @@ fn judge_boot(read: &BootOverride, target: &str, mode: Option<&str>) -> Option<B
 }
 
 impl Bmc for Redfish {
+    fn lacks(&self, what: &str) -> BmcError {
+        self.http().unsupported(what)
+    }
+
     async fn identity(&self) -> Result<BmcIdentity, BmcError> {
         let (_, system) = self.system().await?;
         let s = &system.body;
