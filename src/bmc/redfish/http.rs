@@ -476,17 +476,15 @@ fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     headers.get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok().map(Duration::from_secs)
 }
 
-/// The TLS error in a chain, which `std::io::Error` hides one level deeper than `source` shows.
+/// The TLS error in a chain. `std::io::Error` does not show what it wraps as its `source`, and hyper wraps twice.
 fn tls_error<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a rustls::Error> {
     let mut current = Some(error);
     while let Some(e) = current {
         if let Some(tls) = e.downcast_ref::<rustls::Error>() {
             return Some(tls);
         }
-        if let Some(tls) = e.downcast_ref::<std::io::Error>().and_then(|io| io.get_ref()?.downcast_ref::<rustls::Error>()) {
-            return Some(tls);
-        }
-        current = e.source();
+        let wrapped = e.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+        current = wrapped.map(|w| w as &(dyn std::error::Error + 'static)).or_else(|| e.source());
     }
     None
 }

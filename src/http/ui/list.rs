@@ -19,7 +19,7 @@ use crate::http::ui::Ui;
 use crate::http::ui::assets::{HREFS, Hrefs};
 use crate::http::ui::row::{Filter, Row};
 use crate::http::ui::shell::{self, Flash, Frame, PageError, Person, User};
-use crate::http::ui::text::Text;
+use crate::http::ui::text::{Text, Until};
 use crate::http::ui::words::{Group, Tone};
 
 /// Rows on one page.
@@ -97,6 +97,19 @@ impl ListCache {
     }
 }
 
+/// The expected end as told before, as long as it is not off by a fifth of what is left: an estimate that wavers is no change
+/// of the row.
+fn steady(told: Option<Until>, new: Option<Until>, now: Timestamp) -> Option<Until> {
+    match (told, new) {
+        (Some(told), Some(new)) => {
+            let off = told.0.0.abs_diff(new.0.0);
+            let left = new.0.0.saturating_sub(now.0).max(0).unsigned_abs();
+            Some(if off <= (left / 5).max(10_000_000) { told } else { new })
+        }
+        (None, new) | (_, new @ None) => new,
+    }
+}
+
 /// The snapshot after `old`: rows that look the same keep their version.
 fn next(old: Option<&Snapshot>, instance: &str, rows: Vec<Row>, at: Timestamp) -> Result<Snapshot, AppError> {
     let before: HashMap<&str, &Arc<CachedRow>> = old.map(|s| s.rows.iter().map(|r| (r.row.id.as_str(), r)).collect()).unwrap_or_default();
@@ -105,7 +118,10 @@ fn next(old: Option<&Snapshot>, instance: &str, rows: Vec<Row>, at: Timestamp) -
     let mut floor = old.map_or(0, |s| s.floor);
     let mut out = Vec::with_capacity(rows.len());
     let mut counts: Vec<(Group, usize)> = Group::ALL.into_iter().map(|g| (g, 0)).collect();
-    for row in rows {
+    for mut row in rows {
+        if let Some(same) = before.get(row.id.as_str()) {
+            row.left = steady(same.row.left, row.left, at);
+        }
         if let Some(count) = counts.iter_mut().find(|(g, _)| *g == row.group) {
             count.1 += 1;
         }
