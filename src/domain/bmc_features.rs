@@ -125,6 +125,9 @@ pub struct FirmwareItem {
     #[serde(default)]
     pub related: Vec<String>,
     pub health: Option<Health>,
+    /// `Some(false)` for a spare, previous or staged image that the BMC keeps beside the one that runs.
+    #[serde(default)]
+    pub in_use: Option<bool>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -192,11 +195,14 @@ pub struct Oddity {
 pub struct Found<T> {
     pub items: Vec<T>,
     pub not_understood: Vec<Oddity>,
+    /// What was linked or listed but could not be read, and why: the items it holds are unknown, not gone and not healthy.
+    #[serde(default = "Vec::new")]
+    pub unread: Vec<Oddity>,
 }
 
 impl<T> Default for Found<T> {
     fn default() -> Self {
-        Self { items: Vec::new(), not_understood: Vec::new() }
+        Self { items: Vec::new(), not_understood: Vec::new(), unread: Vec::new() }
     }
 }
 

@@ -27,6 +27,10 @@ pub enum PartKind {
     Chassis,
     /// The BMC itself (Redfish Manager).
     Bmc,
+    /// The whole machine as the BMC sees it (Redfish ComputerSystem), with its rolled-up health.
+    System,
+    /// A group of parts that stand in for each other (power supplies, fans) and whether it still does.
+    Redundancy,
     Other,
 }
 text_form!(PartKind {
@@ -47,6 +51,8 @@ text_form!(PartKind {
     Baseboard = "baseboard",
     Chassis = "chassis",
     Bmc = "bmc",
+    System = "system",
+    Redundancy = "redundancy",
     Other = "other",
 });
 
@@ -119,9 +125,19 @@ pub struct PartFacts {
     pub lanes_max: Option<u32>,
     pub correctable_errors: Option<u64>,
     pub uncorrectable_errors: Option<u64>,
+    /// PCIe generation in use and possible, in the BMC's words (`Gen4`).
+    pub pcie_gen: Option<String>,
+    pub pcie_gen_max: Option<String>,
+    /// Time spent throttled for heat and for power, since the BMC's own zero.
+    pub thermal_throttle_secs: Option<f64>,
+    pub power_throttle_secs: Option<f64>,
+    /// The worst health of this part and all below it (Redfish `HealthRollup`).
+    pub health_rollup: Option<Health>,
     /// RAID level, rebuild and similar operations under way, in the BMC's words.
     pub volume: Option<String>,
     pub encrypted: Option<bool>,
     /// Other named conditions that the BMC asserts: `CriticalWarning: SpareCapacityWornOut`, `AlarmTrip: CorrectableECCError`.
     pub alarms: Vec<String>,
+    /// Further counts and measurements under the BMC's own names (`FatalErrorCount`, `RXFCSErrors`, `RXInputPowerMilliWatts`).
+    pub metrics: std::collections::BTreeMap<String, f64>,
 }
