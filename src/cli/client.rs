@@ -8,6 +8,7 @@ use reqwest::{Method, RequestBuilder, Response, Url};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::cli::image_source::Pieces;
 use crate::cli::{CliError, Global, Result, output};
 use crate::domain::secret::Secret;
 use crate::http::error::Problem;
@@ -108,17 +109,17 @@ impl Client {
         self.call(self.request(Method::POST, path, &[])?.header(reqwest::header::CONTENT_TYPE, content_type).body(text)).await
     }
 
-    /// Streams a file of `size` bytes and reads a JSON answer. Without a time limit: it lasts as long as bytes flow, and
+    /// Streams `size` bytes and reads a JSON answer. Without a time limit: it lasts as long as bytes flow, and
     /// the service unpacks and checks the image before it answers.
     pub async fn upload<T: DeserializeOwned>(
         &self,
         path: &[&str],
         query: &[(&str, String)],
-        file: tokio::fs::File,
+        pieces: Pieces,
         size: u64,
         sent: impl Fn(u64) + Send + 'static,
     ) -> Result<T> {
-        let stream = tokio_util::io::ReaderStream::with_capacity(file, 256 << 10).inspect_ok(move |chunk| sent(chunk.len() as u64));
+        let stream = pieces.inspect_ok(move |chunk| sent(chunk.len() as u64));
         let request = self
             .request(Method::POST, path, query)?
             .header(reqwest::header::CONTENT_TYPE, "application/octet-stream")

@@ -2,6 +2,7 @@
 
 mod client;
 mod image;
+mod image_source;
 mod machine;
 mod netboot;
 mod output;

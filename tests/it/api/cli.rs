@@ -136,6 +136,92 @@ fn a_first_start_prints_one_password_and_the_local_command_line_needs_nothing() 
     assert_eq!(code(&run(&state, &["machine", "list"])), 8);
 }
 
+/// A helper program; killed by its own id at the end, whatever the end.
+struct Ended(Child);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
+/// A disk of 1 MiB with boot code and one partition, as `fdisk` would leave it.
+fn small_disk() -> Vec<u8> {
+    let mut disk = vec![0; 1 << 20];
+    disk[0] = 0xeb;
+    disk[446..462].copy_from_slice(&[0x80, 0, 2, 0, 0x83, 0, 2, 0, 1, 0, 0, 0, 0xff, 7, 0, 0]);
+    disk[510..512].copy_from_slice(&[0x55, 0xaa]);
+    disk
+}
+
+#[test]
+fn an_image_is_taken_from_a_url_a_catalogue_and_a_recipe_and_only_with_its_digest() {
+    use sha2::Digest;
+    use std::os::unix::fs::PermissionsExt;
+    let dir = tempfile::tempdir().unwrap();
+    let (state, files) = (dir.path().join("state"), dir.path().join("files"));
+    std::fs::create_dir_all(&files).unwrap();
+    std::fs::write(files.join("d.raw"), small_disk()).unwrap();
+    let digest = hex::encode(sha2::Sha256::digest(small_disk()));
+    // A server that is not ours.
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let mut server = Command::new("python3");
+    server.args(["-m", "http.server", "--bind", "127.0.0.1", &port.to_string(), "--directory"]).arg(&files);
+    let _server = Ended(server.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
+    let end = Instant::now() + Duration::from_secs(30);
+    while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
+        assert!(Instant::now() < end, "python3's web server does not answer");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let url = format!("http://127.0.0.1:{port}/d.raw");
+    let mut service = Service::start(&state);
+
+    let undigested = run(&state, &["image", "import", &url, "--name", "one"]);
+    assert!(code(&undigested) == 2 && text(&undigested.stderr).contains("--sha256"), "{}", text(&undigested.stderr));
+    let wrong = run(&state, &["image", "import", &url, "--name", "one", "--sha256", &"0".repeat(64)]);
+    assert!(code(&wrong) == 1 && text(&wrong.stderr).contains(&digest), "{}", text(&wrong.stderr));
+    let taken = run(&state, &["image", "import", &url, "--name", "one", "--sha256", &digest, "--json"]);
+    assert_eq!(code(&taken), 0, "{}", text(&taken.stderr));
+
+    let catalogue = dir.path().join("c.toml");
+    let entry = |name: &str, source: &str, size: usize| {
+        format!(
+            "[[image]]\nname = \"{name}\"\narch = \"x86_64\"\n{source}\nformat = \"raw\"\nsize_bytes = {size}\nsha256 = \"{digest}\"\n\
+             boots_on = [\"bios\"]\ndefault_user = \"kim\"\n"
+        )
+    };
+    let entries = [
+        entry("two", &format!("url = \"{url}\""), 1 << 20),
+        entry("three", &format!("url = \"{url}\""), 5),
+        entry("four", "build = \"make\"", 1 << 20),
+    ];
+    std::fs::write(&catalogue, entries.concat()).unwrap();
+    let catalogue_path = catalogue.to_str().unwrap();
+    let by_entry = |name: &str| run(&state, &["image", "import", "--catalogue", catalogue_path, name]);
+    assert_eq!(code(&by_entry("two")), 0);
+    let short = by_entry("three");
+    assert!(code(&short) == 1 && text(&short.stderr).contains("1048576 bytes"), "{}", text(&short.stderr));
+    let recipe = by_entry("four");
+    assert!(code(&recipe) == 2 && text(&recipe.stderr).contains("image build four"), "{}", text(&recipe.stderr));
+    assert_eq!(code(&by_entry("five")), 2);
+
+    let made = entry("four", "file = \"d.raw\"", 1 << 20);
+    let script =
+        format!("#!/bin/sh\nset -e\nmkdir -p \"$1\"\ncp {}/d.raw \"$1\"/\ncat > \"$1\"/four.toml <<'END'\n{made}END\n", files.display());
+    std::fs::write(dir.path().join("make"), script).unwrap();
+    std::fs::set_permissions(dir.path().join("make"), std::fs::Permissions::from_mode(0o755)).unwrap();
+    let out = dir.path().join("made");
+    let built = run(&state, &["image", "build", "four", "--catalogue", catalogue_path, "--out", out.to_str().unwrap()]);
+    assert_eq!(code(&built), 0, "{}", text(&built.stderr));
+
+    let images: serde_json::Value = serde_json::from_slice(&run(&state, &["image", "list", "--json"]).stdout).unwrap();
+    let names: Vec<_> =
+        images.as_array().unwrap().iter().map(|i| (i["name"].as_str().unwrap(), i["default_user"].as_str().unwrap())).collect();
+    assert_eq!(names, [("four", "kim"), ("one", "debian"), ("two", "kim")]);
+    assert_eq!(service.stop(), Some(0));
+}
+
 #[test]
 fn a_bad_configuration_says_what_was_meant_and_starts_nothing() {
     let dir = tempfile::tempdir().unwrap();
