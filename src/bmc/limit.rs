@@ -1,5 +1,6 @@
 //! What protects a weak BMC from us: pace of writes, and an end to login attempts before its account locks.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -12,9 +13,35 @@ use crate::domain::time::Timestamp;
 /// Failed logins after which we stop: lock-outs begin at 3 (iLO delays, some policies lock).
 pub const LOGIN_FAILURE_CAP: u32 = 2;
 
+/// Counts what goes out to one BMC.
+#[derive(Debug, Default)]
+pub struct Meter {
+    requests: AtomicU64,
+    commands: AtomicU64,
+}
+
+impl Meter {
+    /// An HTTP request goes out.
+    pub fn request(&self) {
+        self.requests.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// An IPMI command goes out.
+    pub fn command(&self) {
+        self.commands.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Requests and commands since the last call.
+    pub fn take(&self) -> (u64, u64) {
+        (self.requests.swap(0, Ordering::Relaxed), self.commands.swap(0, Ordering::Relaxed))
+    }
+}
+
 /// At least `gap` between two writes to one BMC (iDRAC and X10 boards were seen to crash when asked too fast).
 #[derive(Debug)]
 pub struct Pace {
+    /// Everything that is sent, reads too.
+    pub meter: Meter,
     gap: Duration,
     turn: Semaphore,
     last: Mutex<Option<Instant>>,
@@ -22,7 +49,7 @@ pub struct Pace {
 
 impl Pace {
     pub fn new(gap: Duration) -> Self {
-        Self { gap, turn: Semaphore::new(1), last: Mutex::default() }
+        Self { meter: Meter::default(), gap, turn: Semaphore::new(1), last: Mutex::default() }
     }
 
     /// Returns when the next write may be sent. Bounded by the gap times the requests in flight.

@@ -562,6 +562,11 @@ impl Bmcs {
         self.call(machine, access, AfterTimeout::TryOther, |d| async move { d.read_raw(what).await }).await
     }
 
+    /// HTTP requests and IPMI commands sent to the BMC since the last call.
+    pub fn take_traffic(&self, address: &BmcAddress) -> (u64, u64) {
+        self.entry(address).pace.meter.take()
+    }
+
     /// Refused logins in a row at this BMC and until when it is left alone, to be stored with the machine.
     pub fn login_failures(&self, address: &BmcAddress) -> (u32, Option<Timestamp>) {
         self.entry(address).state().guard.count()

@@ -4,5 +4,8 @@ pub mod access;
 pub mod boot;
 pub mod boot_timeline;
 pub mod discovery;
+pub mod parts;
+pub mod polling;
+pub mod quality;
 pub mod target;
 pub mod workflow;

@@ -295,8 +295,10 @@ impl Store {
             .bind(&owners).execute(c).await.map(|r| r.rows_affected()))?;
         let steps = in_tx!(tx, c => sqlx::query("UPDATE steps SET lease_owner = NULL, lease_until = NULL WHERE lease_owner LIKE $1")
             .bind(&owners).execute(c).await.map(|r| r.rows_affected()))?;
+        let polls = in_tx!(tx, c => sqlx::query("UPDATE polls SET lease_owner = NULL, lease_until = NULL WHERE lease_owner LIKE $1")
+            .bind(&owners).execute(c).await.map(|r| r.rows_affected()))?;
         tx.commit().await?;
-        Ok(machines + steps)
+        Ok(machines + steps + polls)
     }
 
     /// The earliest moment at which a machine or step can be claimed: when it is due, or, while someone holds it, when that
@@ -514,6 +516,16 @@ impl Tx {
                 "DELETE FROM boots WHERE machine_id = $1",
                 "DELETE FROM phone_homes WHERE machine_id = $1",
                 "DELETE FROM inventories WHERE machine_id = $1",
+                "DELETE FROM polls WHERE machine_id = $1",
+                "DELETE FROM bmc_sheets WHERE machine_id = $1",
+                "DELETE FROM sample_blocks WHERE machine_id = $1",
+                "DELETE FROM rollup_blocks WHERE machine_id = $1",
+                "DELETE FROM hardware_log WHERE machine_id = $1",
+                "DELETE FROM log_cursors WHERE machine_id = $1",
+                "DELETE FROM parts WHERE machine_id = $1",
+                "DELETE FROM part_history WHERE machine_id = $1",
+                "DELETE FROM bmc_traffic WHERE machine_id = $1",
+                "DELETE FROM locator_leds WHERE machine_id = $1",
                 "DELETE FROM bmcs WHERE machine_id = $1",
                 "DELETE FROM machine_macs WHERE machine_id = $1",
                 "DELETE FROM machines WHERE id = $1",

@@ -10,9 +10,14 @@ pub mod boots;
 pub mod dhcp_leases;
 pub mod events;
 pub mod facts;
+pub mod hardware_log;
 pub mod images;
 pub mod machines;
 pub mod open;
+pub mod parts;
+pub mod polls;
+pub mod samples;
+pub mod sheets;
 pub mod work;
 
 use std::path::PathBuf;

@@ -11,6 +11,8 @@ pub mod ipxe;
 pub mod lldp;
 #[cfg(feature = "server")]
 pub mod rmcp;
+#[cfg(feature = "server")]
+pub mod series;
 #[cfg(feature = "agent")]
 pub mod smart;
 #[cfg(feature = "agent")]

@@ -4,6 +4,7 @@ mod agent_link;
 mod api;
 mod artifact;
 mod bmc;
+mod collect;
 mod demo;
 mod desk;
 mod dhcp;

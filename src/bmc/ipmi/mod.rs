@@ -100,6 +100,7 @@ impl Ipmi {
     async fn raw(&self, command: Command, data: &[u8], repeat: Repeat) -> Result<(u8, Vec<u8>), BmcError> {
         let _turn = self.turn.acquire().await.map_err(|_| self.error(SessionError::Busy("this connection is being closed".into())))?;
         let kept = self.session.lock().unwrap_or_else(PoisonError::into_inner).take();
+        self.pace.meter.command();
         let (mut session, reused) = match kept {
             Some((session, last)) if last.elapsed() < SESSION_IDLE_CAP => (session, true),
             Some(_) | None => (self.open().await?, false),

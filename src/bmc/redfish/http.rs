@@ -323,6 +323,7 @@ impl Http {
             if let Body::Json(value) = body {
                 request = request.json(value);
             }
+            self.pace.meter.request();
             let response = request.send().await.map_err(|e| self.transport_error(&e))?;
             let redirect = match response.status() {
                 StatusCode::MOVED_PERMANENTLY | StatusCode::FOUND if *method == Method::GET => true,

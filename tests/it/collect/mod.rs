@@ -1,0 +1,3 @@
+//! What BMCs say, collected: the store's part on both engines, and the collector against simulated and third-party BMCs.
+
+mod store;
