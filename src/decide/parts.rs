@@ -32,7 +32,7 @@ pub enum PartChange {
     /// A part in a place that had none, or that we never saw.
     Appeared { part: Part, from: Option<String> },
     /// Another serial in the same place.
-    Swapped { old: Part, new: Part, from: Option<String> },
+    Swapped { old: Box<Part>, new: Part, from: Option<String> },
     /// The place is empty, or the BMC lists it no more.
     Gone { part: Part },
     /// The BMC's own judgement changed.
@@ -75,7 +75,9 @@ pub fn compare(known: &[KnownPart], seen: Vec<Part>, now: Timestamp) -> Compared
                 let other_serial = matches!((&old.part.serial, &part.serial), (Some(a), Some(b)) if a != b);
                 let change = match (was_here, here) {
                     (true, false) => Some(PartChange::Gone { part: old.part.clone() }),
-                    (_, true) if other_serial => Some(PartChange::Swapped { old: old.part.clone(), from: from(&part), new: part.clone() }),
+                    (_, true) if other_serial => {
+                        Some(PartChange::Swapped { old: Box::new(old.part.clone()), from: from(&part), new: part.clone() })
+                    }
                     (false, true) => Some(PartChange::Appeared { from: from(&part), part: part.clone() }),
                     (true, true) if old.part.health != part.health && part.health.is_some() => {
                         Some(PartChange::Health { part: part.clone(), before: old.part.health })
