@@ -114,6 +114,7 @@ impl App {
         let text = format!("{} set the BMC of {} to {address} as {user}.", actor.name, machine.name);
         self.machine_deed(actor, now, "machine.bmc_set", &machine, detail, text).record(&mut tx).await?;
         tx.make_due(id, now).await?;
+        tx.reset_polls(id, now).await?;
         tx.commit().await?;
         if change.repin {
             self.inner.engine.note_bmc(id, |status, _| status.tls_pin = None).await?;

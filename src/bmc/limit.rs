@@ -1,7 +1,7 @@
 //! What protects a weak BMC from us: pace of writes, and an end to login attempts before its account locks.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
@@ -20,15 +20,31 @@ pub struct Meter {
     commands: AtomicU64,
 }
 
+tokio::task_local! {
+    /// What the call under way in this task sends.
+    static TALLY: Arc<Meter>;
+}
+
+/// Runs one exchange and counts the HTTP requests and IPMI commands that it sent, whatever else is sent to the same BMC meanwhile.
+pub async fn tallied<T>(exchange: impl Future<Output = T>) -> (T, u64, u64) {
+    let tally = Arc::new(Meter::default());
+    let out = TALLY.scope(Arc::clone(&tally), exchange).await;
+    let (requests, commands) = tally.take();
+    (out, requests, commands)
+}
+
 impl Meter {
     /// An HTTP request goes out.
     pub fn request(&self) {
         self.requests.fetch_add(1, Ordering::Relaxed);
+        // Outside of a tally nobody counts this task's share.
+        TALLY.try_with(|t| _ = t.requests.fetch_add(1, Ordering::Relaxed)).unwrap_or_default();
     }
 
     /// An IPMI command goes out.
     pub fn command(&self) {
         self.commands.fetch_add(1, Ordering::Relaxed);
+        TALLY.try_with(|t| _ = t.commands.fetch_add(1, Ordering::Relaxed)).unwrap_or_default();
     }
 
     /// Requests and commands since the last call.

@@ -9,6 +9,7 @@ mod limit;
 pub mod redfish;
 mod router;
 
+pub use limit::tallied;
 pub use router::{BmcSettings, Bmcs};
 
 use std::time::Duration;

@@ -46,8 +46,16 @@ pub struct Compared {
     pub changes: Vec<PartChange>,
 }
 
+/// Whether the BMC's list could be read to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Walk {
+    Whole,
+    /// Something that was linked could not be read: what is missing may be there.
+    Partial,
+}
+
 /// Compares an answer with what is known. The first answer of a machine changes nothing: all of it is simply what is there.
-pub fn compare(known: &[KnownPart], seen: Vec<Part>, now: Timestamp) -> Compared {
+pub fn compare(known: &[KnownPart], seen: Vec<Part>, walk: Walk, now: Timestamp) -> Compared {
     let first = known.is_empty();
     let mut out = Compared::default();
     let mut places: HashMap<&str, &KnownPart> = known.iter().map(|k| (k.part.source.as_str(), k)).collect();
@@ -94,7 +102,10 @@ pub fn compare(known: &[KnownPart], seen: Vec<Part>, now: Timestamp) -> Compared
         }
     }
     for old in known.iter().filter(|k| places.contains_key(k.part.source.as_str())) {
-        let missed = old.missed.saturating_add(1);
+        let missed = match walk {
+            Walk::Whole => old.missed.saturating_add(1),
+            Walk::Partial => old.missed,
+        };
         let gone = missed >= MISSED_UNTIL_GONE && old.gone_at.is_none();
         if gone {
             out.changes.push(PartChange::Gone { part: old.part.clone() });
@@ -188,17 +199,17 @@ mod tests {
 
     #[test]
     fn the_first_answer_is_what_is_there_and_no_event() {
-        let first = compare(&[], vec![dimm(1, Some("AAA1")), dimm(2, None)], at(0));
+        let first = compare(&[], vec![dimm(1, Some("AAA1")), dimm(2, None)], Walk::Whole, at(0));
         assert_eq!((kinds(&first), first.known.len()), (vec![], 2));
-        let same = compare(&first.known, vec![dimm(1, Some("AAA1")), dimm(2, None)], at(300));
+        let same = compare(&first.known, vec![dimm(1, Some("AAA1")), dimm(2, None)], Walk::Whole, at(300));
         assert_eq!(kinds(&same), Vec::<&str>::new());
         assert_eq!(same.known[0].since, at(0));
     }
 
     #[test]
     fn another_serial_in_the_same_place_is_a_swap() {
-        let first = compare(&[], vec![dimm(1, Some("AAA1"))], at(0));
-        let second = compare(&first.known, vec![dimm(1, Some("BBB2"))], at(300));
+        let first = compare(&[], vec![dimm(1, Some("AAA1"))], Walk::Whole, at(0));
+        let second = compare(&first.known, vec![dimm(1, Some("BBB2"))], Walk::Whole, at(300));
         assert_eq!(kinds(&second), ["part.swapped"]);
         let said = second.changes[0].sentence();
         assert!(said.contains("BBB2 instead of serial AAA1") && said.contains("PROC 1 DIMM 1"), "{said}");
@@ -207,40 +218,42 @@ mod tests {
 
     #[test]
     fn a_part_pulled_and_another_put_in_is_a_swap_too() {
-        let first = compare(&[], vec![dimm(1, Some("AAA1"))], at(0));
-        let empty = compare(&first.known, vec![dimm(1, None)], at(300));
+        let first = compare(&[], vec![dimm(1, Some("AAA1"))], Walk::Whole, at(0));
+        let empty = compare(&first.known, vec![dimm(1, None)], Walk::Whole, at(300));
         assert_eq!(kinds(&empty), ["part.gone"]);
-        let filled = compare(&empty.known, vec![dimm(1, Some("BBB2"))], at(600));
+        let filled = compare(&empty.known, vec![dimm(1, Some("BBB2"))], Walk::Whole, at(600));
         assert_eq!(kinds(&filled), ["part.swapped"]);
-        let back = compare(&empty.known, vec![dimm(1, Some("AAA1"))], at(600));
+        let back = compare(&empty.known, vec![dimm(1, Some("AAA1"))], Walk::Whole, at(600));
         assert_eq!(kinds(&back), ["part.appeared"]);
     }
 
     #[test]
     fn a_part_that_moved_says_where_it_was() {
-        let first = compare(&[], vec![dimm(1, Some("AAA1")), dimm(2, None)], at(0));
-        let second = compare(&first.known, vec![dimm(1, None), dimm(2, Some("AAA1"))], at(300));
+        let first = compare(&[], vec![dimm(1, Some("AAA1")), dimm(2, None)], Walk::Whole, at(0));
+        let second = compare(&first.known, vec![dimm(1, None), dimm(2, Some("AAA1"))], Walk::Whole, at(300));
         assert_eq!(kinds(&second), ["part.gone", "part.appeared"]);
         assert!(second.changes[1].sentence().contains("it was in PROC 1 DIMM 1"), "{}", second.changes[1].sentence());
     }
 
     #[test]
     fn c1_a_part_left_out_once_is_not_gone() {
-        let first = compare(&[], vec![dimm(1, Some("AAA1")), dimm(2, Some("BBB2"))], at(0));
-        let once = compare(&first.known, vec![dimm(2, Some("BBB2"))], at(300));
+        let first = compare(&[], vec![dimm(1, Some("AAA1")), dimm(2, Some("BBB2"))], Walk::Whole, at(0));
+        let once = compare(&first.known, vec![dimm(2, Some("BBB2"))], Walk::Whole, at(300));
         assert_eq!(kinds(&once), Vec::<&str>::new());
-        let twice = compare(&once.known, vec![dimm(2, Some("BBB2"))], at(600));
+        let twice = compare(&once.known, vec![dimm(2, Some("BBB2"))], Walk::Whole, at(600));
         assert_eq!(kinds(&twice), ["part.gone"]);
-        let still = compare(&twice.known, vec![dimm(2, Some("BBB2"))], at(900));
+        let unread = compare(&once.known, vec![dimm(2, Some("BBB2"))], Walk::Partial, at(600));
+        assert_eq!(kinds(&unread), Vec::<&str>::new(), "what could not be read is unknown, not gone");
+        let still = compare(&twice.known, vec![dimm(2, Some("BBB2"))], Walk::Whole, at(900));
         assert_eq!(kinds(&still), Vec::<&str>::new(), "said once");
     }
 
     #[test]
     fn a_changed_judgement_is_said_and_a_missing_one_is_not_health() {
-        let first = compare(&[], vec![dimm(1, Some("AAA1"))], at(0));
+        let first = compare(&[], vec![dimm(1, Some("AAA1"))], Walk::Whole, at(0));
         let ill = Part { health: Some(Health::Critical), ..dimm(1, Some("AAA1")) };
-        assert_eq!(kinds(&compare(&first.known, vec![ill.clone()], at(300))), ["part.health"]);
+        assert_eq!(kinds(&compare(&first.known, vec![ill.clone()], Walk::Whole, at(300))), ["part.health"]);
         let unsaid = Part { health: None, ..ill };
-        assert_eq!(kinds(&compare(&first.known, vec![unsaid], at(300))), Vec::<&str>::new());
+        assert_eq!(kinds(&compare(&first.known, vec![unsaid], Walk::Whole, at(300))), Vec::<&str>::new());
     }
 }

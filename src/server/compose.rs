@@ -8,6 +8,7 @@ use crate::app::{App, AppError, Parts, Settings};
 use crate::artifact::{Artifacts, ImportError};
 use crate::bmc::{BmcSettings, Bmcs};
 use crate::domain::secret::Secret;
+use crate::engine::collect::Collector;
 use crate::engine::{Engine, EngineSettings};
 use crate::http;
 use crate::secret::{Sealer, SecretError};
@@ -16,6 +17,9 @@ use crate::server::netboot::{self, NetbootError, Place};
 use crate::server::shutdown::{Ended, Tasks};
 use crate::server::state::{StateDir, StateError, local_token};
 use crate::store::{Store, StoreError, token_hash};
+
+/// BMC calls at the same time that are kept for runs and people.
+const CALLS_BESIDE_POLLS: usize = 64;
 
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -69,7 +73,10 @@ pub async fn start(config: &Config) -> Result<Service, StartError> {
     // Listen before the database is touched: a taken port must not leave a half-made first start.
     let listener = listen(config.listen).await?;
     let place = Place::of(&config.netboot)?;
-    let bmcs = Bmcs::new(BmcSettings::default());
+    // Polls must not take the places of what people and runs ask for.
+    let usual = BmcSettings::default();
+    let at_once = usual.calls_at_once.max(config.collect.settings().at_once + CALLS_BESIDE_POLLS);
+    let bmcs = Bmcs::new(BmcSettings { calls_at_once: at_once, ..usual });
     let store = Store::open(&config.store()).await?;
     // The state directory is ours alone, so whoever held claims under its name is dead: no need to wait until they run out.
     let replica = state.replica()?;
@@ -86,6 +93,7 @@ pub async fn start(config: &Config) -> Result<Service, StartError> {
     let engine = Engine::new(store.clone(), bmcs.clone(), sealer.clone(), engine);
     let (app, first_password) = open_app(&state, &store, sealer, engine.clone(), Artifacts::open(&state.artifact_dir())?).await?;
     let mut tasks = Tasks::default();
+    let collector = Collector::new(engine.clone(), config.collect.settings());
 
     let address = listener.local_addr().map_err(|source| StartError::Listen { address: config.listen, source })?;
     let url = format!("http://{address}");
@@ -96,6 +104,9 @@ pub async fn start(config: &Config) -> Result<Service, StartError> {
             tracing::error!(error = &e as &dyn std::error::Error, "the engine ended");
         }
     });
+    if config.collect.enabled {
+        tasks.spawn("collector", collector.run(tasks.stop()));
+    }
     tasks.spawn("sweep", crate::engine::sweep::run(store.clone(), tasks.stop()));
     let netboot = match &place {
         Some(place) => Some(netboot::start(config, place, &store, &mut tasks).await?),

@@ -3,11 +3,14 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::decide::polling::PollSettings;
 use crate::domain::id::Mac;
 use crate::domain::secret::Secret;
+use crate::engine::collect::CollectSettings;
 use crate::store::StoreConfig;
 
 /// Where the pages and the API are served unless told otherwise.
@@ -24,6 +27,16 @@ const KEYS: &[&str] = &[
     "state",
     "database",
     "ready_power_off",
+    "collect.enabled",
+    "collect.power_secs",
+    "collect.sensors_secs",
+    "collect.logs_secs",
+    "collect.parts_secs",
+    "collect.sheet_secs",
+    "collect.requests_per_minute",
+    "collect.at_once",
+    "collect.samples_days",
+    "collect.rollups_days",
     "log.format",
     "log.level",
     "netboot.interface",
@@ -76,6 +89,95 @@ pub struct Config {
     pub log: LogConfig,
     #[serde(default)]
     pub netboot: NetbootConfig,
+    #[serde(default)]
+    pub collect: CollectConfig,
+}
+
+/// How BMCs are polled. An interval is what is wanted: a BMC that is slow, or whose answers take many requests, is asked less
+/// often, so that it gets no more than `requests_per_minute` on average.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CollectConfig {
+    pub enabled: bool,
+    pub power_secs: u32,
+    pub sensors_secs: u32,
+    pub logs_secs: u32,
+    pub parts_secs: u32,
+    /// Firmware, BIOS settings and capabilities.
+    pub sheet_secs: u32,
+    /// At each BMC, on average.
+    pub requests_per_minute: f64,
+    /// Polls under way at the same time, over all BMCs.
+    pub at_once: u32,
+    pub samples_days: u32,
+    /// Five-minute rollups.
+    pub rollups_days: u32,
+}
+
+impl Default for CollectConfig {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            power_secs: 70,
+            sensors_secs: 60,
+            logs_secs: 300,
+            parts_secs: 300,
+            sheet_secs: 6 * 3600,
+            requests_per_minute: 3.0,
+            at_once: 192,
+            samples_days: 7,
+            rollups_days: 90,
+        }
+    }
+}
+
+impl CollectConfig {
+    pub fn settings(&self) -> CollectSettings {
+        let secs = |n: u32| Duration::from_secs(u64::from(n));
+        CollectSettings {
+            polls: PollSettings {
+                power: secs(self.power_secs),
+                sensors: secs(self.sensors_secs),
+                logs: secs(self.logs_secs),
+                parts: secs(self.parts_secs),
+                sheet: secs(self.sheet_secs),
+                budget_per_minute: self.requests_per_minute,
+            },
+            at_once: usize::try_from(self.at_once).unwrap_or(1),
+            keep_samples: secs(self.samples_days) * 86_400,
+            keep_rollups: secs(self.rollups_days) * 86_400,
+        }
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        let say = |text: String| Err(ConfigError::Together(text));
+        for (key, value) in [
+            ("power_secs", self.power_secs),
+            ("sensors_secs", self.sensors_secs),
+            ("logs_secs", self.logs_secs),
+            ("parts_secs", self.parts_secs),
+            ("sheet_secs", self.sheet_secs),
+        ] {
+            if !(1..=7 * 86_400).contains(&value) {
+                return say(format!("collect.{key} must be between 1 and 604800 (7 days)"));
+            }
+        }
+        if !(0.1..=10_000.0).contains(&self.requests_per_minute) {
+            return say("collect.requests_per_minute must be between 0.1 and 10000; 3 is kind to weak BMCs".to_owned());
+        }
+        if !(1..=4096).contains(&self.at_once) {
+            return say("collect.at_once must be between 1 and 4096".to_owned());
+        }
+        if !(1..=400).contains(&self.samples_days) || !(1..=4000).contains(&self.rollups_days) {
+            return say("collect.samples_days must be between 1 and 400, collect.rollups_days between 1 and 4000".to_owned());
+        }
+        if self.rollups_days < self.samples_days {
+            return say(
+                "collect.rollups_days is less than collect.samples_days; rollups are what remains when samples are dropped".to_owned()
+            );
+        }
+        Ok(())
+    }
 }
 
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
@@ -235,6 +337,7 @@ impl Config {
     }
 
     fn check(&self) -> Result<(), ConfigError> {
+        self.collect.check()?;
         let n = &self.netboot;
         let say = |text: &str| Err(ConfigError::Together(text.to_owned()));
         if n.dhcp != DhcpMode::Off && n.interface.is_none() {
@@ -414,9 +517,23 @@ mod tests {
     }
 
     #[test]
+    fn polling_is_on_by_default_and_its_settings_are_checked() {
+        let config = load("", &[], &[]).unwrap();
+        assert!(config.collect.enabled);
+        assert_eq!(config.collect.settings(), CollectSettings::default());
+        let config = load("[collect]\nsensors_secs = 30", &[("HOSTLER__COLLECT__REQUESTS_PER_MINUTE", "6")], &[]).unwrap();
+        assert_eq!((config.collect.sensors_secs, config.collect.requests_per_minute), (30, 6.0));
+        for bad in ["power_secs = 0", "requests_per_minute = 0", "at_once = 100000", "rollups_days = 3", "sensor_secs = 5"] {
+            assert!(load(&format!("[collect]\n{bad}"), &[], &[]).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
     fn the_list_of_keys_is_whole() {
         let default = serde_json::to_value(NetbootConfig::default()).unwrap();
         let mut keys: Vec<String> = default.as_object().unwrap().keys().map(|k| format!("netboot.{k}")).collect();
+        let collect = serde_json::to_value(CollectConfig::default()).unwrap();
+        keys.extend(collect.as_object().unwrap().keys().map(|k| format!("collect.{k}")));
         keys.extend(serde_json::to_value(LogConfig::default()).unwrap().as_object().unwrap().keys().map(|k| format!("log.{k}")));
         keys.extend(["listen", "state", "database", "ready_power_off"].map(str::to_owned));
         keys.sort();

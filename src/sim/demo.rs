@@ -15,7 +15,7 @@ use crate::agent::link::{LinkError, http_client};
 use crate::clock;
 use crate::domain::id::Name;
 use crate::server::compose::{self, Service, StartError};
-use crate::server::config::{Config, DhcpMode, LogConfig, NetbootConfig, default_state};
+use crate::server::config::{CollectConfig, Config, DhcpMode, LogConfig, NetbootConfig, default_state};
 use crate::server::shutdown::Ended;
 use crate::server::state::local_token;
 use crate::server::telemetry;
@@ -230,16 +230,27 @@ fn greet(args: &DemoArgs, service: &Service, state: &Path, files: &BootFiles) {
 /// Starts the service, on a free port when the usual one is taken and nobody asked for it.
 async fn start(args: &DemoArgs, state: &Path, ports: &Ports) -> Result<Service, StartError> {
     let usual = SocketAddr::from((Ipv4Addr::LOCALHOST, 8080));
-    match compose::start(&config(args.listen.unwrap_or(usual), state, ports)).await {
+    match compose::start(&config(args, args.listen.unwrap_or(usual), state, ports)).await {
         Err(StartError::Listen { source, .. }) if args.listen.is_none() && source.kind() == io::ErrorKind::AddrInUse => {
-            compose::start(&config(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), state, ports)).await
+            compose::start(&config(args, SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), state, ports)).await
         }
         outcome => outcome,
     }
 }
 
-fn config(listen: SocketAddr, state: &Path, ports: &Ports) -> Config {
+fn config(args: &DemoArgs, listen: SocketAddr, state: &Path, ports: &Ports) -> Config {
+    // Simulated BMCs are not weak, and a visitor does not wait for a minute; a large rack is asked less often.
+    let secs = (u32::from(args.machines) / 8).max(5);
     Config {
+        collect: CollectConfig {
+            power_secs: secs,
+            sensors_secs: secs,
+            logs_secs: secs * 2,
+            parts_secs: secs * 4,
+            sheet_secs: secs * 12,
+            requests_per_minute: 600.0,
+            ..CollectConfig::default()
+        },
         listen,
         state: state.to_owned(),
         database: None,

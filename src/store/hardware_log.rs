@@ -128,6 +128,13 @@ impl Store {
         rows.into_iter().map(mark).collect()
     }
 
+    /// Machines with more entries than are kept.
+    pub async fn machines_with_long_logs(&self) -> Result<Vec<MachineId>> {
+        let rows: Vec<(String,)> = in_pool!(self, p => sqlx::query_as(
+            "SELECT machine_id FROM hardware_log GROUP BY machine_id HAVING COUNT(*) > $1").bind(KEPT).fetch_all(p).await)?;
+        rows.into_iter().map(|(id,)| parse(T, &id, &id)).collect()
+    }
+
     /// What was read, as it was read.
     pub async fn evidence(&self, hash: Sha256) -> Result<Option<String>> {
         let row: Option<(String,)> = in_pool!(self, p => sqlx::query_as("SELECT body FROM evidence WHERE sha256 = $1").bind(hash.to_string()).fetch_optional(p).await)?;

@@ -57,10 +57,12 @@ impl Store {
         Ok(out)
     }
 
-    /// Machines whose BMC is known and that are not polled yet.
+    /// Accepted machines whose BMC is known and that are not polled yet. Until a machine is accepted nobody has confirmed that
+    /// this BMC is its own.
     pub async fn unpolled_machines(&self, limit: u32) -> Result<Vec<MachineId>> {
         let rows: Vec<(String,)> = in_pool!(self, p => sqlx::query_as(
-            "SELECT machine_id FROM bmcs WHERE NOT EXISTS (SELECT 1 FROM polls WHERE polls.machine_id = bmcs.machine_id) LIMIT $1")
+            "SELECT machine_id FROM bmcs WHERE NOT EXISTS (SELECT 1 FROM polls WHERE polls.machine_id = bmcs.machine_id)
+                AND EXISTS (SELECT 1 FROM machines WHERE machines.id = bmcs.machine_id AND machines.accepted_at IS NOT NULL) LIMIT $1")
             .bind(i64::from(limit)).fetch_all(p).await)?;
         rows.into_iter().map(|(id,)| parse("bmcs", &id, &id)).collect()
     }

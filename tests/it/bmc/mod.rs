@@ -3,7 +3,7 @@
 mod client;
 mod crates;
 mod ipmi_peers;
-mod kit;
-mod process;
+pub mod kit;
+pub mod process;
 mod sushy;
 mod trees;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use hostler::app::intake::blank_machine;
 use hostler::clock;
 use hostler::decide::discovery::{Evidence, Source};
-use hostler::decide::parts::{KnownPart, PartChange, compare};
+use hostler::decide::parts::{KnownPart, PartChange, Walk, compare};
 use hostler::domain::hardware_log::{LogCursor, LogDirection, LogEntry, LogNews, LogSeverity};
 use hostler::domain::id::{MachineId, Serial, Sha256, uuid_v7};
 use hostler::domain::part::{Part, PartFacts, PartKind, PartState};
@@ -26,7 +26,8 @@ fn at(secs: i64) -> Timestamp {
 async fn machine(store: &Store, n: u8) -> MachineId {
     let serial: Serial = format!("LAB{n:04}").parse().unwrap();
     let evidence = Evidence { uuid: None, serial: Some(serial), macs: vec![], source: Source::Agent };
-    let m = blank_machine(MachineId(clock::fresh_uuid()), format!("lab{n:04}").parse().unwrap(), &evidence, clock::now());
+    let mut m = blank_machine(MachineId(clock::fresh_uuid()), format!("lab{n:04}").parse().unwrap(), &evidence, clock::now());
+    m.accepted_at = Some(clock::now());
     let mut tx = store.begin().await.unwrap();
     tx.insert_machine(&m).await.unwrap();
     tx.put_bmc(m.id, &format!("10.0.0.{n}").parse().unwrap(), "root", "sealed").await.unwrap();
@@ -284,7 +285,7 @@ async fn parts_keep_their_serial_history_and_an_empty_answer_deletes_nothing() {
         let id = machine(store, 1).await;
         let mut known: Vec<KnownPart> = Vec::new();
         for (secs, serial) in [(0, "AAA1"), (300, "BBB2")] {
-            let compared = compare(&known, vec![dimm(serial)], at(secs));
+            let compared = compare(&known, vec![dimm(serial)], Walk::Whole, at(secs));
             write(store, async |tx| {
                 tx.put_parts(id, &known, &compared.known).await.unwrap();
                 for change in &compared.changes {
@@ -300,7 +301,7 @@ async fn parts_keep_their_serial_history_and_an_empty_answer_deletes_nothing() {
         assert_eq!((history.len(), history[0].kind.as_str()), (1, "part.swapped"), "{}", on.name);
         assert_eq!(store.machines_with_part(&"BBB2".parse().unwrap()).await.unwrap(), [id]);
         assert!(store.machines_with_part(&"AAA1".parse().unwrap()).await.unwrap().is_empty());
-        let nothing = compare(&known, vec![], at(600));
+        let nothing = compare(&known, vec![], Walk::Whole, at(600));
         write(store, async |tx| tx.put_parts(id, &known, &nothing.known).await.unwrap()).await;
         assert!(nothing.changes.iter().all(|c| !matches!(c, PartChange::Gone { .. })));
         assert_eq!(store.parts(id).await.unwrap().len(), 1, "{}", on.name);
