@@ -502,14 +502,3 @@ async fn power_that_disrupts_is_asked_first() {
     assert!(ask.text.contains("whatever works there is interrupted") && ask.text.contains("name=\"action\" value=\"off\""));
     assert_eq!(site.get(&mut jar, &format!("/machines/{id}/power?action=explode")).await.status, StatusCode::UNPROCESSABLE_ENTITY);
 }
-
-/// Serves the seeded rack for a browser: `UI_LOOK=127.0.0.1:8099 cargo nextest run --run-ignored only look_at_the_pages`.
-#[tokio::test]
-#[ignore = "serves until stopped, for looking at the pages"]
-async fn look_at_the_pages() {
-    let address = std::env::var("UI_LOOK").expect("UI_LOOK=ADDRESS:PORT");
-    let site = Site::new().await;
-    println!("http://{address} admin {}", site.password);
-    let listener = tokio::net::TcpListener::bind(&address).await.unwrap();
-    axum::serve(listener, site.router.clone()).await.unwrap();
-}
