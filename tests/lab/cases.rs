@@ -252,7 +252,7 @@ fn arrive(stage: &Stage, hostler: &mut Hostler<'_>) -> Res<String> {
     if machines["items"].as_array().map(Vec::len) != Some(1) {
         return Err(format!("one server became several machines: {machines}"));
     }
-    if stage.spec.first_data_on_disk(&stage.world)? != Some(0) {
+    if !stage.spec.is_untouched(&stage.world)? {
         return Err("discovery wrote to the disk".to_owned());
     }
     say(stage, &format!("{name}: discovered; its disk is untouched"));
@@ -273,7 +273,7 @@ fn whole_life(case: &'static Case) -> Res<()> {
 
     hostler.cli(&["machine", "accept", &name])?;
     wait_state(&mut hostler, &name, "ready", A_BOOT)?;
-    if stage.spec.first_data_on_disk(&stage.world)? != Some(0) {
+    if !stage.spec.is_untouched(&stage.world)? {
         return Err("enrolling wrote to the disk".to_owned());
     }
     say(&stage, &format!("{name}: enrolled"));
@@ -281,6 +281,9 @@ fn whole_life(case: &'static Case) -> Res<()> {
     let key = stage.key.with_extension("pub").display().to_string();
     hostler.cli(&["machine", "deploy", &name, "--image", case.image.name(), "--hostname", "web-1", "--ssh-key", &key])?;
     wait_state(&mut hostler, &name, "active", A_DEPLOY)?;
+    if stage.spec.old_data_shows(&stage.world)? {
+        return Err("data of the disk's previous owner shows through the image".to_owned());
+    }
     say(&stage, &format!("{name}: active: its system reported in"));
     let told = wait_for("an SSH login with the deployed key", SOON, || Ok(stage.ssh("hostname; df -BM --output=size / | tail -1").ok()))?;
     let mut lines = told.lines();

@@ -58,7 +58,8 @@ impl World {
         let (first, pid) = first_process(&["--net", "--mount", "--pid", "--fork", "--kill-child"], &dir)?;
         let mut world = Self { neighbour: None, first, pid, dir, out, sockets };
         // sysfs shows the devices of the namespace it was mounted in.
-        world.sh("umount -l /sys && mount -t sysfs sysfs /sys && ip link set lo up")?;
+        // libvirtd and others keep their process ids in /run, where those of another world would meet them.
+        world.sh("umount -l /sys && mount -t sysfs sysfs /sys && mount -t tmpfs tmpfs /run && ip link set lo up")?;
         world.sh(&format!(
             "ip link add {BRIDGE} address 02:77:00:00:00:01 type bridge stp_state 0 forward_delay 0 mcast_snooping 0
              ip addr add {SERVER}/24 dev {BRIDGE} && ip -6 addr add fd77::1/64 dev {BRIDGE} nodad && ip link set {BRIDGE} up"
@@ -137,7 +138,7 @@ impl World {
             }
         };
         let conf = format!(
-            "user=root\nport=0\nbind-interfaces\ninterface=eth0\nexcept-interface=lo\nlog-dhcp\nlog-facility=-\nno-ping\ndhcp-leasefile={}\n{role}",
+            "user=root\nport=0\nbind-interfaces\ninterface=eth0\nexcept-interface=lo\nlog-dhcp\nlog-facility=-\nno-ping\ndhcp-leasefile={}\npid-file=\n{role}",
             self.dir.join("site.leases").display()
         );
         let path = self.dir.join("site.conf");

@@ -60,30 +60,87 @@ impl Spec {
         let file = File::create(&path).map_err(fail)?;
         let size = self.disk_gib << 30;
         file.set_len(size).map_err(fail)?;
-        let old = vec![0xA5_u8; 8 << 20];
-        for (at, len) in [(0, 8 << 20), (size / 2, 1 << 20), (size - (8 << 20), 8 << 20)] {
-            std::os::unix::fs::FileExt::write_all_at(&file, &old[..len], at).map_err(fail)?;
+        let old = vec![OLD; 8 << 20];
+        for range in old_data(size) {
+            let len = usize::try_from(range.end - range.start).unwrap_or(0);
+            std::os::unix::fs::FileExt::write_all_at(&file, &old[..len], range.start).map_err(fail)?;
         }
         Ok(())
     }
 
+    /// Whether every byte of the disk is as [`Spec::make_disk`] left it.
+    pub fn is_untouched(&self, world: &World) -> Res<bool> {
+        let old = old_data(self.disk_gib << 30);
+        let mut untouched = true;
+        self.read_disk(world, |at, chunk| {
+            // The ranges begin and end at whole blocks.
+            let is_old = |at: u64| old.iter().any(|r| r.contains(&at));
+            untouched = chunk.chunks(BLOCK).zip((at..).step_by(BLOCK)).all(|(block, at)| {
+                let expected = if is_old(at) { &OLD_BLOCK } else { &ZERO_BLOCK };
+                *block == expected[..block.len()]
+            });
+            untouched
+        })?;
+        Ok(untouched)
+    }
+
+    /// Whether a block of the previous owner's data in the middle of the disk, where an image may have holes, is still there.
+    pub fn old_data_shows(&self, world: &World) -> Res<bool> {
+        let [_, middle, _] = old_data(self.disk_gib << 30);
+        let mut shows = false;
+        self.read_disk(world, |at, chunk| {
+            for (block, at) in chunk.chunks(4096).zip((at..).step_by(4096)) {
+                shows |= middle.contains(&at) && block.iter().all(|b| *b == OLD);
+            }
+            at < middle.end
+        })?;
+        Ok(shows)
+    }
+
     /// Reads the disk from outside; the offset of the first byte that is not zero.
     pub fn first_data_on_disk(&self, world: &World) -> Res<Option<u64>> {
+        let mut first = None;
+        self.read_disk(world, |at, chunk| {
+            let data = chunk.chunks(BLOCK).zip((at..).step_by(BLOCK)).find(|(block, _)| *block != &ZERO_BLOCK[..block.len()]);
+            first = data.and_then(|(block, at)| block.iter().position(|b| *b != 0).map(|i| at + i as u64));
+            first.is_none()
+        })?;
+        Ok(first)
+    }
+
+    /// Reads the disk file in pieces until its end, or until `go_on` says no.
+    fn read_disk(&self, world: &World, mut go_on: impl FnMut(u64, &[u8]) -> bool) -> Res<()> {
         let path = self.disk(world);
-        let mut file = File::open(&path).map_err(|e| format!("{}: {e}", path.display()))?;
+        let fail = |e| format!("{}: {e}", path.display());
+        let mut file = File::open(&path).map_err(fail)?;
         let mut chunk = vec![0_u8; 4 << 20];
         let mut at = 0_u64;
         loop {
-            let n = file.read(&mut chunk).map_err(|e| format!("{}: {e}", path.display()))?;
-            if n == 0 {
-                return Ok(None);
+            let mut len = 0;
+            while len < chunk.len() {
+                match file.read(&mut chunk[len..]).map_err(fail)? {
+                    0 => break,
+                    n => len += n,
+                }
             }
-            if let Some(i) = chunk[..n].iter().position(|b| *b != 0) {
-                return Ok(Some(at + i as u64));
+            if len == 0 || !go_on(at, &chunk[..len]) {
+                return Ok(());
             }
-            at += n as u64;
+            at += len as u64;
         }
     }
+}
+
+/// What a previous owner left behind.
+const OLD: u8 = 0xA5;
+/// Compared block by block: byte by byte, an unoptimised test would take minutes for a disk.
+const BLOCK: usize = 1 << 20;
+static OLD_BLOCK: [u8; BLOCK] = [OLD; BLOCK];
+static ZERO_BLOCK: [u8; BLOCK] = [0; BLOCK];
+
+/// Where it lies on a disk of `size` bytes.
+fn old_data(size: u64) -> [std::ops::Range<u64>; 3] {
+    [0..8 << 20, size / 2..size / 2 + (1 << 20), size - (8 << 20)..size]
 }
 
 /// Where the server boots from when it is started.
