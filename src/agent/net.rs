@@ -59,12 +59,13 @@ fn index_of(sys: &Path, name: &str) -> Option<u32> {
 }
 
 fn raise(sys: &Path, nics: &[Nic], console: &Console) {
-    let raised = Netlink::open().and_then(|mut netlink| {
-        netlink.set_up(1)?; // lo
-        nics.iter().filter_map(|nic| index_of(sys, &nic.name)).try_for_each(|index| netlink.set_up(index))
-    });
-    if let Err(e) = raised {
-        console.complain(&format!("A network interface does not come up: {e}"));
+    let lo = ("lo", Some(1));
+    let all = std::iter::once(lo).chain(nics.iter().map(|nic| (nic.name.as_str(), index_of(sys, &nic.name))));
+    // Each for itself: one that fails (its driver wants firmware that is not here) must not keep the others down.
+    for (name, index) in all.filter_map(|(name, index)| Some((name, index?))) {
+        if let Err(e) = Netlink::open().and_then(|mut netlink| netlink.set_up(index)) {
+            console.complain(&format!("The network interface {name} does not come up: {e}"));
+        }
     }
 }
 

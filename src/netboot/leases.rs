@@ -39,7 +39,7 @@ pub enum SubnetError {
     Pool { first: Ipv4Addr, last: Ipv4Addr, network: Ipv4Addr, prefix: u8 },
     #[error("the DHCP subnets {0} and {1} overlap")]
     Overlap(String, String),
-    #[error("the reserved address {address} of {mac} lies in no DHCP subnet")]
+    #[error("the reserved address {address} of {mac} lies in no DHCP subnet, or is our own or a router's")]
     Reservation { mac: Mac, address: Ipv4Addr },
     #[error("the address {0} is reserved twice")]
     ReservedTwice(Ipv4Addr),
@@ -141,7 +141,8 @@ impl LeaseTable {
         }
         let mut reserved_for = HashMap::new();
         for &(mac, address) in reservations {
-            if !subnets.iter().any(|s| s.is_host(address)) {
+            let free = |s: &Subnet| s.is_host(address) && address != own && !s.routers.contains(&address);
+            if !subnets.iter().any(free) {
                 return Err(SubnetError::Reservation { mac, address });
             }
             if reserved_for.insert(address, mac).is_some() {
@@ -193,7 +194,7 @@ impl LeaseTable {
         if !subnet.is_host(wanted) {
             return Some(Granted::No(format!("{wanted} is not an address of {subnet}, the network this machine is on")));
         }
-        if let Some(own) = self.reserved.get(&mac).filter(|own| **own != wanted && subnet.contains(**own)) {
+        if let Some(own) = self.reserved_now(pool, mac, now).filter(|own| *own != wanted) {
             return Some(Granted::No(format!("{own} is reserved for this machine, it asked for {wanted}")));
         }
         if !self.may_have(pool, mac, wanted, now) {
@@ -242,8 +243,8 @@ impl LeaseTable {
     }
 
     fn choose(&mut self, pool: usize, mac: Mac, asked: Option<Ipv4Addr>, now: Timestamp) -> Option<Ipv4Addr> {
-        if let Some(own) = self.reserved.get(&mac).filter(|a| self.pools[pool].subnet.contains(**a)) {
-            return Some(*own);
+        if let Some(own) = self.reserved_now(pool, mac, now) {
+            return Some(own);
         }
         let had = self.by_mac.get(&mac).copied();
         if let Some(address) = [had, asked].into_iter().flatten().find(|a| self.may_have(pool, mac, *a, now)) {
@@ -259,6 +260,12 @@ impl LeaseTable {
         }
         let oldest = self.pools[pool].by_end.iter().take_while(|(until, _)| *until <= now);
         oldest.map(|(_, address)| *address).find(|a| self.may_have(pool, mac, *a, now))
+    }
+
+    /// The address reserved for this machine here, unless another machine still holds it (the reservation is newer than its
+    /// lease) or someone was found to use it: then the machine gets one of the pool until it is free.
+    fn reserved_now(&self, pool: usize, mac: Mac, now: Timestamp) -> Option<Ipv4Addr> {
+        self.reserved.get(&mac).copied().filter(|own| self.may_have(pool, mac, *own, now))
     }
 
     /// Whether the address can go to this machine: given away here, reserved for nobody else, in use by nobody else.
@@ -409,6 +416,25 @@ mod tests {
         assert_eq!(grant(&mut t, 1, ip(50), NOW), None);
         assert_eq!(grant(&mut t, 200, ip(11), NOW), None, "it must take its reserved address");
         assert_eq!(grant(&mut t, 200, ip(50), NOW), Some(ip(50)));
+    }
+
+    #[test]
+    fn a_reserved_address_that_another_machine_holds_is_given_only_when_that_lease_ended() {
+        let mut t = table(10, 60);
+        t.load([DhcpLease { address: ip(50), mac: mac(1), until: later(600), declined: false, hostname: None }]);
+        assert_eq!(offer(&mut t, 200, NOW), Ok(ip(10)), "the reservation is newer than the lease");
+        assert_eq!(grant(&mut t, 200, ip(50), NOW), None);
+        assert_eq!(grant(&mut t, 200, ip(10), NOW), Some(ip(10)), "meanwhile an address of the pool");
+        assert_eq!(grant(&mut t, 1, ip(50), later(300)), None, "not renewed: it is another's by now");
+        assert_eq!(offer(&mut t, 200, later(601)), Ok(ip(50)));
+        assert_eq!(grant(&mut t, 200, ip(50), later(601)), Some(ip(50)));
+        assert!(t.decline(mac(200), ip(50), later(602)).is_some());
+        assert_eq!(offer(&mut t, 200, later(603)), Ok(ip(11)), "found in use: not offered again at once");
+    }
+
+    #[test]
+    fn our_own_address_or_a_routers_cannot_be_reserved() {
+        assert!(LeaseTable::new(vec![subnet(10, 60)], &[(mac(1), HERE)], HERE).is_err());
     }
 
     #[test]

@@ -31,6 +31,10 @@ use crate::wire::tftp::{DATA_HEADER, ErrorCode, TftpLimits, TftpOptions, TftpPac
 /// one last wait of 8 s before the transfer counts as stalled.
 const RESENDS: [u32; 5] = [1, 1, 2, 4, 8];
 const LAST_WAIT: u32 = 8;
+/// A transfer may take this long and a second more for each `SLOWEST` bytes, ten times slower than the slowest serial-over-LAN
+/// redirection seen: a client that acknowledges just often enough must not keep its place for ever.
+const LONGEST: Duration = Duration::from_secs(120);
+const SLOWEST: u64 = 4096;
 /// The kernel cuts one send into at most 64 packets (UDP_MAX_SEGMENTS) of together less than 64 KiB.
 const GSO_SEGMENTS: usize = 64;
 const GSO_BYTES: usize = 65_000;
@@ -309,7 +313,11 @@ impl<'s> Sender<'s> {
             self.negotiate(&TftpPacket::OptionAck(granted).encode()).await?;
         }
         let mut started = Some(started);
+        let until = Instant::now() + LONGEST + Duration::from_secs(self.file.len() as u64 / SLOWEST);
         while self.acked < self.total {
+            if Instant::now() > until {
+                return Err(Cut::Silence);
+            }
             self.window().await?;
             if let Some(started) = started.take() {
                 started();

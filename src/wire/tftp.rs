@@ -7,6 +7,8 @@ pub const DEFAULT_BLKSIZE: u16 = 512;
 /// RFC 2348 section 2.
 pub const MIN_BLKSIZE: u16 = 8;
 pub const MAX_BLKSIZE: u16 = 65464;
+/// The longest time between two sends of the same block that a client may ask for.
+const MAX_TIMEOUT_SECS: u8 = 8;
 /// Opcode and block number before the data.
 pub const DATA_HEADER: usize = 4;
 /// The longest file name we look at; ROMs send at most 127 bytes (the BOOTP file field).
@@ -89,7 +91,8 @@ impl TftpOptions {
         let granted = TftpOptions {
             blksize: self.blksize.map(|b| b.min(limits.max_blksize.max(MIN_BLKSIZE))),
             tsize: self.tsize.map(|_| size),
-            timeout_secs: self.timeout_secs,
+            // The server repeats the value or leaves it out (RFC 2349); longer ones would let a client hold its place for hours.
+            timeout_secs: self.timeout_secs.filter(|s| *s <= MAX_TIMEOUT_SECS),
             windowsize: self.windowsize.map(|w| w.min(limits.max_windowsize.max(1))),
         };
         let params = TftpParams {
@@ -320,6 +323,8 @@ mod tests {
         let (granted, params) = TftpOptions::default().negotiate(77, &LIMITS);
         assert!(granted.is_empty());
         assert_eq!(params, TftpParams { blksize: 512, windowsize: 1, timeout: Duration::from_secs(1) });
+        let (granted, params) = TftpOptions { timeout_secs: Some(255), ..TftpOptions::default() }.negotiate(77, &LIMITS);
+        assert_eq!((granted.timeout_secs, params.timeout), (None, Duration::from_secs(1)), "left out, not changed (RFC 2349)");
     }
 
     #[test]

@@ -281,8 +281,10 @@ fn whole_life(case: &'static Case) -> Res<()> {
     let key = stage.key.with_extension("pub").display().to_string();
     hostler.cli(&["machine", "deploy", &name, "--image", case.image.name(), "--hostname", "web-1", "--ssh-key", &key])?;
     wait_state(&mut hostler, &name, "active", A_DEPLOY)?;
-    if stage.spec.old_data_shows(&stage.world)? {
-        return Err("data of the disk's previous owner shows through the image".to_owned());
+    let images = hostler.cli(&["image", "list"])?;
+    let image_bytes = images[0]["raw_size_bytes"].as_u64().ok_or_else(|| format!("the image has no size: {images}"))?;
+    if let Some(at) = stage.spec.old_data_in_image(&stage.world, image_bytes)? {
+        return Err(format!("data of the disk's previous owner shows through the image at byte {at}"));
     }
     say(&stage, &format!("{name}: active: its system reported in"));
     let told = wait_for("an SSH login with the deployed key", SOON, || Ok(stage.ssh("hostname; df -BM --output=size / | tail -1").ok()))?;

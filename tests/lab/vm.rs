@@ -52,31 +52,27 @@ impl Spec {
         world.out.join("console.raw")
     }
 
-    /// A new disk. Every byte of its first and last 8 MiB, and one MiB in the middle, is `0xA5`: data of the previous
-    /// owner, which neither an image nor a wipe may let show through.
+    /// A new disk. The first and last 8 MiB, and 4 KiB in each 4 MiB between, are `0xA5`: data of the previous owner, which
+    /// neither an image nor a wipe may let show through.
     pub fn make_disk(&self, world: &World) -> Res<()> {
         let path = self.disk(world);
         let fail = |e| format!("{}: {e}", path.display());
         let file = File::create(&path).map_err(fail)?;
         let size = self.disk_gib << 30;
         file.set_len(size).map_err(fail)?;
-        let old = vec![OLD; 8 << 20];
-        for range in old_data(size) {
-            let len = usize::try_from(range.end - range.start).unwrap_or(0);
-            std::os::unix::fs::FileExt::write_all_at(&file, &old[..len], range.start).map_err(fail)?;
+        for at in (0..size).step_by(BLOCK).filter(|at| is_old(*at, size)) {
+            std::os::unix::fs::FileExt::write_all_at(&file, &OLD_BLOCK, at).map_err(fail)?;
         }
         Ok(())
     }
 
     /// Whether every byte of the disk is as [`Spec::make_disk`] left it.
     pub fn is_untouched(&self, world: &World) -> Res<bool> {
-        let old = old_data(self.disk_gib << 30);
+        let size = self.disk_gib << 30;
         let mut untouched = true;
         self.read_disk(world, |at, chunk| {
-            // The ranges begin and end at whole blocks.
-            let is_old = |at: u64| old.iter().any(|r| r.contains(&at));
             untouched = chunk.chunks(BLOCK).zip((at..).step_by(BLOCK)).all(|(block, at)| {
-                let expected = if is_old(at) { &OLD_BLOCK } else { &ZERO_BLOCK };
+                let expected = if is_old(at, size) { &OLD_BLOCK } else { &ZERO_BLOCK };
                 *block == expected[..block.len()]
             });
             untouched
@@ -84,17 +80,16 @@ impl Spec {
         Ok(untouched)
     }
 
-    /// Whether a block of the previous owner's data in the middle of the disk, where an image may have holes, is still there.
-    pub fn old_data_shows(&self, world: &World) -> Res<bool> {
-        let [_, middle, _] = old_data(self.disk_gib << 30);
-        let mut shows = false;
+    /// The first block within an image of `image_bytes` that still holds the previous owner's data: images have holes, and what
+    /// lay there before must not show through them.
+    pub fn old_data_in_image(&self, world: &World, image_bytes: u64) -> Res<Option<u64>> {
+        let mut found = None;
         self.read_disk(world, |at, chunk| {
-            for (block, at) in chunk.chunks(4096).zip((at..).step_by(4096)) {
-                shows |= middle.contains(&at) && block.iter().all(|b| *b == OLD);
-            }
-            at < middle.end
+            let blocks = chunk.chunks(BLOCK).zip((at..image_bytes).step_by(BLOCK));
+            found = blocks.into_iter().find(|(block, _)| **block == OLD_BLOCK[..block.len()]).map(|(_, at)| at);
+            found.is_none() && at < image_bytes
         })?;
-        Ok(shows)
+        Ok(found)
     }
 
     /// Reads the disk from outside; the offset of the first byte that is not zero.
@@ -134,13 +129,13 @@ impl Spec {
 /// What a previous owner left behind.
 const OLD: u8 = 0xA5;
 /// Compared block by block: byte by byte, an unoptimised test would take minutes for a disk.
-const BLOCK: usize = 1 << 20;
+const BLOCK: usize = 4096;
 static OLD_BLOCK: [u8; BLOCK] = [OLD; BLOCK];
 static ZERO_BLOCK: [u8; BLOCK] = [0; BLOCK];
 
-/// Where it lies on a disk of `size` bytes.
-fn old_data(size: u64) -> [std::ops::Range<u64>; 3] {
-    [0..8 << 20, size / 2..size / 2 + (1 << 20), size - (8 << 20)..size]
+/// Whether the previous owner's data lies in the block at `at` of a disk of `size` bytes.
+fn is_old(at: u64, size: u64) -> bool {
+    at < 8 << 20 || at >= size - (8 << 20) || at.is_multiple_of(4 << 20)
 }
 
 /// Where the server boots from when it is started.
