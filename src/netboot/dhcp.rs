@@ -53,6 +53,9 @@ pub enum DhcpMode {
 #[derive(Clone, Debug)]
 pub struct DhcpConfig {
     pub interface: Interface,
+    /// What machines know this server by: option 54, and where the boot files are. The interface's address unless machines reach
+    /// it under another one, as behind address translation.
+    pub server: Ipv4Addr,
     pub mode: DhcpMode,
     /// 67; clients behind a relay reach any other port too.
     pub server_port: u16,
@@ -67,7 +70,7 @@ pub struct DhcpConfig {
 impl DhcpConfig {
     /// The standard ports on one interface.
     pub fn new(interface: Interface, mode: DhcpMode, http: ServerUrl) -> Self {
-        Self { interface, mode, server_port: 67, client_port: 68, pxe_port: 4011, http }
+        Self { server: interface.address, interface, mode, server_port: 67, client_port: 68, pxe_port: 4011, http }
     }
 }
 
@@ -278,7 +281,7 @@ impl<D: DhcpDesk> Shared<D> {
         if let Some(address) = request.ciaddr {
             self.desk.learn(address, request.mac);
         }
-        let chosen = request.server_id.filter(|s| *s != self.config.interface.address);
+        let chosen = request.server_id.filter(|s| *s != self.config.server);
         match (request.kind, chosen, &self.table) {
             (RequestKind::Discover, ..) => self.sign(request, BootStage::DhcpDiscover, describe(request)),
             (RequestKind::Request, Some(other), None) => {
@@ -322,7 +325,7 @@ impl<D: DhcpDesk> Shared<D> {
         if answer.give == Give::Nothing {
             return self.sign(request, BootStage::LocalDisk, answer.why.clone());
         }
-        let mut reply = DhcpReply::to(request, ReplyKind::Offer, self.config.interface.address);
+        let mut reply = DhcpReply::to(request, ReplyKind::Offer, self.config.server);
         self.add_boot(&mut reply, request, *client, answer, Port::Main);
         reply.pxe_direct = reply.vendor_class == VendorClass::Pxe;
         self.sign(request, BootStage::DhcpOffer, offered(&reply, answer));
@@ -334,7 +337,7 @@ impl<D: DhcpDesk> Shared<D> {
         if answer.give == Give::Nothing {
             return self.sign(request, BootStage::LocalDisk, answer.why.clone());
         }
-        let mut reply = DhcpReply::to(request, ReplyKind::Ack, self.config.interface.address);
+        let mut reply = DhcpReply::to(request, ReplyKind::Ack, self.config.server);
         self.add_boot(&mut reply, request, *client, answer, Port::Pxe);
         self.sign(request, BootStage::DhcpAck, offered(&reply, answer));
         // EDK2 asks from port 4011 and listens there, iPXE from 68: the answer goes where the question came from.
@@ -360,7 +363,7 @@ impl<D: DhcpDesk> Shared<D> {
             }
             (Ok(_), None) => return,
         };
-        let mut reply = DhcpReply::to(request, ReplyKind::Offer, self.config.interface.address);
+        let mut reply = DhcpReply::to(request, ReplyKind::Offer, self.config.server);
         reply.address = Some(in_subnet(&subnet, Some(address)));
         self.add_boot_or_disk(&mut reply, request, boot);
         let note = boot.map_or_else(|| address.to_string(), |(_, answer)| offered(&reply, answer));
@@ -369,7 +372,7 @@ impl<D: DhcpDesk> Shared<D> {
     }
 
     async fn grant(&self, table: &Mutex<LeaseTable>, request: &DhcpRequest, from: SocketAddrV4, boot: Option<&(ClientArch, BootAnswer)>) {
-        if request.server_id.is_some_and(|s| s != self.config.interface.address) {
+        if request.server_id.is_some_and(|s| s != self.config.server) {
             return; // chose another server
         }
         let hint = self.hint(request);
@@ -384,12 +387,12 @@ impl<D: DhcpDesk> Shared<D> {
         match granted {
             Granted::No(why) => {
                 tracing::info!(mac = %request.mac, %wanted, why, "DHCP address refused");
-                let mut reply = DhcpReply::to(request, ReplyKind::Nak, self.config.interface.address);
+                let mut reply = DhcpReply::to(request, ReplyKind::Nak, self.config.server);
                 reply.message = Some(why);
                 self.send(Port::Main, &reply.encode(), self.destination(request, &reply, from)).await;
             }
             Granted::Lease(lease) => {
-                let mut reply = DhcpReply::to(request, ReplyKind::Ack, self.config.interface.address);
+                let mut reply = DhcpReply::to(request, ReplyKind::Ack, self.config.server);
                 reply.address = Some(in_subnet(&subnet, Some(lease.address)));
                 self.add_boot_or_disk(&mut reply, request, boot);
                 let note = boot.map_or_else(|| lease.address.to_string(), |(_, answer)| offered(&reply, answer));
@@ -403,7 +406,7 @@ impl<D: DhcpDesk> Shared<D> {
     async fn inform(&self, table: &Mutex<LeaseTable>, request: &DhcpRequest, from: SocketAddrV4, boot: Option<&(ClientArch, BootAnswer)>) {
         let hint = self.hint(request);
         let Some(subnet) = lock(table).subnet_at(hint).cloned() else { return self.no_subnet(request, hint) };
-        let mut reply = DhcpReply::to(request, ReplyKind::Ack, self.config.interface.address);
+        let mut reply = DhcpReply::to(request, ReplyKind::Ack, self.config.server);
         reply.address = Some(Address { lease_secs: None, ..in_subnet(&subnet, None) });
         self.add_boot_or_disk(&mut reply, request, boot);
         self.send(Port::Main, &reply.encode(), self.destination(request, &reply, from)).await;
@@ -476,7 +479,7 @@ impl<D: DhcpDesk> Shared<D> {
         if answer.give == Give::Loader(Loader::DiskX64) {
             self.sign(request, BootStage::LocalDisk, answer.why.clone());
         }
-        reply.boot = Some(BootFile { server: self.config.interface.address, file });
+        reply.boot = Some(BootFile { server: self.config.server, file });
         let proxy = self.table.is_none() || port == Port::Pxe;
         if client.is_http() {
             reply.vendor_class = VendorClass::Http;

@@ -42,6 +42,7 @@ const KEYS: &[&str] = &[
     "netboot.interface",
     "netboot.listen",
     "netboot.url",
+    "netboot.server_address",
     "netboot.dhcp",
     "netboot.range_start",
     "netboot.range_end",
@@ -49,6 +50,7 @@ const KEYS: &[&str] = &[
     "netboot.dns",
     "netboot.lease_secs",
     "netboot.reservations",
+    "netboot.subnets",
     "netboot.dhcp_port",
     "netboot.pxe_port",
     "netboot.tftp_port",
@@ -218,6 +220,18 @@ pub struct Reservation {
     pub address: Ipv4Addr,
 }
 
+/// A network behind a DHCP relay agent, in which addresses are given away too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct RelayedSubnet {
+    pub network: Ipv4Addr,
+    pub prefix: u8,
+    pub range_start: Ipv4Addr,
+    pub range_end: Ipv4Addr,
+    #[serde(default)]
+    pub router: Option<Ipv4Addr>,
+}
+
 /// The provisioning network. Nothing is served there until `interface` or `listen` is given, no DHCP until `dhcp` is.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
@@ -228,6 +242,8 @@ pub struct NetbootConfig {
     pub listen: Option<SocketAddr>,
     /// What machines are told to fetch from, when it is not simply the listener's address: `http://10.0.0.1:8081`.
     pub url: Option<String>,
+    /// What machines are told to be the DHCP and TFTP server, when it is not the interface's address: behind address translation.
+    pub server_address: Option<Ipv4Addr>,
     pub dhcp: DhcpMode,
     pub range_start: Option<Ipv4Addr>,
     pub range_end: Option<Ipv4Addr>,
@@ -235,6 +251,7 @@ pub struct NetbootConfig {
     pub dns: Vec<Ipv4Addr>,
     pub lease_secs: u32,
     pub reservations: Vec<Reservation>,
+    pub subnets: Vec<RelayedSubnet>,
     pub dhcp_port: u16,
     /// Second port of proxyDHCP (PXE boot server discovery).
     pub pxe_port: u16,
@@ -249,6 +266,7 @@ impl Default for NetbootConfig {
             interface: None,
             listen: None,
             url: None,
+            server_address: None,
             dhcp: DhcpMode::Off,
             range_start: None,
             range_end: None,
@@ -256,6 +274,7 @@ impl Default for NetbootConfig {
             dns: Vec::new(),
             lease_secs: 3600,
             reservations: Vec::new(),
+            subnets: Vec::new(),
             dhcp_port: 67,
             pxe_port: 4011,
             tftp_port: 69,
@@ -342,6 +361,9 @@ impl Config {
         let say = |text: &str| Err(ConfigError::Together(text.to_owned()));
         if n.dhcp != DhcpMode::Off && n.interface.is_none() {
             return say("netboot.dhcp is on but netboot.interface is not named; DHCP answers on one named interface only");
+        }
+        if n.dhcp != DhcpMode::Authoritative && !n.subnets.is_empty() {
+            return say("netboot.subnets is for netboot.dhcp = \"authoritative\": no other mode gives addresses");
         }
         if n.dhcp == DhcpMode::Authoritative {
             let (Some(start), Some(end)) = (n.range_start, n.range_end) else {
@@ -506,6 +528,17 @@ mod tests {
         .unwrap();
         assert_eq!(config.netboot.reservations[0].address, Ipv4Addr::new(10, 0, 0, 7));
         assert_eq!(config.netboot.dns.len(), 1);
+    }
+
+    #[test]
+    fn subnets_behind_relays_need_the_mode_that_gives_addresses() {
+        let subnet = "[[netboot.subnets]]\nnetwork = \"10.1.0.0\"\nprefix = 24\nrange_start = \"10.1.0.100\"\nrange_end = \"10.1.0.199\"";
+        let whole = format!(
+            "[netboot]\ndhcp = \"authoritative\"\ninterface = \"eth1\"\nrange_start = \"10.0.0.5\"\nrange_end = \"10.0.0.9\"\n{subnet}"
+        );
+        assert_eq!(load(&whole, &[], &[]).unwrap().netboot.subnets[0].prefix, 24);
+        let proxy = format!("[netboot]\ndhcp = \"proxy\"\ninterface = \"eth1\"\n{subnet}");
+        assert!(matches!(load(&proxy, &[], &[]), Err(ConfigError::Together(_))));
     }
 
     #[test]

@@ -18,7 +18,7 @@ use crate::netboot::dhcp::{DhcpConfig, DhcpMode, DhcpServer, DhcpStartError};
 use crate::netboot::leases::Subnet;
 use crate::netboot::socket::{Interface, InterfaceError};
 use crate::netboot::tftp::{TftpConfig, TftpServer};
-use crate::server::config::{Config, DEFAULT_NETBOOT_PORT, DhcpMode as Wanted, NetbootConfig};
+use crate::server::config::{Config, DEFAULT_NETBOOT_PORT, DhcpMode as Wanted, NetbootConfig, RelayedSubnet};
 use crate::server::shutdown::Tasks;
 use crate::store::{Store, StoreError};
 use crate::wire::ipxe::ServerUrl;
@@ -153,23 +153,38 @@ async fn start_dhcp(
                 return Err(NetbootError::Url("authoritative DHCP needs netboot.range_start and netboot.range_end".to_owned()));
             };
             let mask = u32::from(interface.mask);
-            let subnet = Subnet {
+            let own = RelayedSubnet {
                 network: Ipv4Addr::from(u32::from(interface.address) & mask),
                 prefix: u8::try_from(mask.leading_ones()).unwrap_or(24),
-                pool: first..=last,
-                routers: net.router.into_iter().collect(),
-                dns: net.dns.clone(),
-                domain: None,
-                lease: Duration::from_secs(u64::from(net.lease_secs)),
+                range_start: first,
+                range_end: last,
+                router: net.router,
             };
+            let subnets = [own].iter().chain(&net.subnets).map(|s| subnet(s, net)).collect();
             let reservations = net.reservations.iter().map(|r| (r.mac, r.address)).collect();
-            DhcpMode::Authoritative { subnets: vec![subnet], reservations }
+            DhcpMode::Authoritative { subnets, reservations }
         }
     };
     let leases = store.dhcp_leases().await?;
-    let dhcp =
-        DhcpConfig { server_port: net.dhcp_port, pxe_port: net.pxe_port, ..DhcpConfig::new(interface.clone(), mode, place.url.clone()) };
+    let dhcp = DhcpConfig {
+        server: net.server_address.unwrap_or(interface.address),
+        server_port: net.dhcp_port,
+        pxe_port: net.pxe_port,
+        ..DhcpConfig::new(interface.clone(), mode, place.url.clone())
+    };
     let server = DhcpServer::bind(dhcp, desk, leases)?;
     tasks.spawn("dhcp", server.run(tasks.stop()));
     Ok(())
+}
+
+fn subnet(of: &RelayedSubnet, net: &NetbootConfig) -> Subnet {
+    Subnet {
+        network: of.network,
+        prefix: of.prefix,
+        pool: of.range_start..=of.range_end,
+        routers: of.router.into_iter().collect(),
+        dns: net.dns.clone(),
+        domain: None,
+        lease: Duration::from_secs(u64::from(net.lease_secs)),
+    }
 }

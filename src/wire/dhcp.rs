@@ -4,6 +4,8 @@
 //! and some of its option parsers panic on short options. [`Options`] keeps raw values, joins split ones (RFC 3396)
 //! and never fails: what cannot be read is absent.
 
+pub mod relay;
+
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
@@ -68,6 +70,8 @@ pub enum DhcpError {
     BadMac,
     #[error("message type {0:?} is not one of this direction")]
     BadKind(Option<u8>),
+    #[error("the packet was relayed before, by {0}, or is not for this relay agent")]
+    Relayed(Ipv4Addr),
 }
 
 /// Raw options by number. Values longer than 255 bytes are split again when written (RFC 3396).
@@ -176,6 +180,12 @@ impl Relay {
     /// What a relay that is not on port 67 sends (RFC 8357).
     pub fn with_source_port() -> Self {
         Self { raw: vec![19, 0], link: None, source_port: true }
+    }
+
+    /// As [`Relay::with_source_port`], for clients in a network that the relay's own address is not in.
+    pub fn for_link(link: Ipv4Addr) -> Self {
+        let [a, b, c, d] = link.octets();
+        Self { raw: vec![5, 4, a, b, c, d, 19, 0], link: Some(link), source_port: true }
     }
 }
 
