@@ -436,6 +436,11 @@ impl<'a> Tries<'a> {
 /// # Errors
 /// `Client` if TLS cannot be set up.
 pub fn http_client() -> Result<reqwest::Client, LinkError> {
+    http_client_builder().build().map_err(LinkError::Client)
+}
+
+/// [`http_client`] before it is built: a simulated machine adds how its network reaches the server.
+pub fn http_client_builder() -> reqwest::ClientBuilder {
     if rustls::crypto::CryptoProvider::get_default().is_none() {
         // An error only says that another thread was faster: its provider is as good.
         drop(rustls::crypto::ring::default_provider().install_default());
@@ -447,8 +452,6 @@ pub fn http_client() -> Result<reqwest::Client, LinkError> {
         .tls_certs_only([])
         .connect_timeout(Duration::from_secs(5))
         .tcp_keepalive(Duration::from_secs(15))
-        .build()
-        .map_err(LinkError::Client)
 }
 
 fn nonsense(request: &str, status: StatusCode, body: &str) -> LinkError {

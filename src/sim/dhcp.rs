@@ -26,6 +26,31 @@ pub struct Uplink {
     pub tftp_port: u16,
     /// The relay agent's address, on the loopback network.
     pub relay: Ipv4Addr,
+    /// Set where the machines know the service by another address than its own.
+    pub door: Option<Door>,
+}
+
+/// Address translation between the machines and the service: what they send to `known_as` goes to its sockets.
+#[derive(Clone, Copy, Debug)]
+pub struct Door {
+    pub known_as: Ipv4Addr,
+    pub http: SocketAddrV4,
+}
+
+impl Uplink {
+    /// Where the TFTP server that machines know as `server` really answers.
+    pub fn tftp(&self, server: Ipv4Addr) -> SocketAddr {
+        let translated = self.door.filter(|door| door.known_as == server);
+        SocketAddr::from((translated.map_or(server, |door| *door.http.ip()), self.tftp_port))
+    }
+
+    /// An HTTP client for machines: the door is to it as a proxy, so that URLs stay what the machines were told.
+    pub fn reach(&self, client: reqwest::ClientBuilder) -> reqwest::ClientBuilder {
+        let client = client.no_proxy();
+        let Some(door) = self.door else { return client };
+        let (known_as, through) = (door.known_as.to_string(), format!("http://{}", door.http));
+        client.proxy(reqwest::Proxy::custom(move |url| (url.host_str() == Some(known_as.as_str())).then(|| through.clone())))
+    }
 }
 
 /// Another DHCP server in the same network that nobody told Hostler about. It is faster, and gives addresses only.
@@ -356,7 +381,7 @@ mod tests {
     }
 
     fn uplink(dhcp: SocketAddrV4) -> Uplink {
-        Uplink { dhcp, pxe: None, tftp_port: 69, relay: Ipv4Addr::new(127, 12, 0, 1) }
+        Uplink { dhcp, pxe: None, tftp_port: 69, relay: Ipv4Addr::new(127, 12, 0, 1), door: None }
     }
 
     #[tokio::test]

@@ -9,6 +9,7 @@ use tokio::net::UdpSocket;
 use tokio::time::timeout;
 
 use crate::agent::link::chain;
+use crate::sim::dhcp::Uplink;
 use crate::sim::hardware::Rom;
 use crate::sim::ipxe::Download;
 use crate::wire::tftp::{DEFAULT_BLKSIZE, ErrorCode, TftpOptions, TftpPacket, TftpRequest, unwrap_block};
@@ -183,9 +184,9 @@ impl Http {
     ///
     /// # Errors
     /// If the client cannot be set up.
-    pub fn from(local: Ipv4Addr, user_agent: &str) -> Result<Self, String> {
-        let client = reqwest::Client::builder()
-            .no_proxy()
+    pub fn from(local: Ipv4Addr, uplink: &Uplink, user_agent: &str) -> Result<Self, String> {
+        let client = uplink
+            .reach(reqwest::Client::builder())
             .local_address(std::net::IpAddr::V4(local))
             .user_agent(user_agent)
             // Debian's iPXE has no HTTPS, and a system's certificates take 10 ms and 1 MB to load.

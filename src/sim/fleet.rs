@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tokio::task::JoinSet;
 
-use crate::agent::link::{LinkError, http_client};
+use crate::agent::link::{LinkError, http_client_builder};
 use crate::domain::id::{Mac, Serial};
 use crate::domain::power::PowerState;
 use crate::sim::bmc::{Chassis, RedfishFront, Setup, SimBmc};
@@ -98,7 +98,11 @@ impl Fleet {
     /// # Errors
     /// When a BMC's port cannot be opened.
     pub async fn start(plan: &Plan) -> Result<Self, FleetError> {
-        let around = Surroundings { uplink: plan.uplink, pace: plan.pace, http: http_client()? };
+        let around = Surroundings {
+            uplink: plan.uplink,
+            pace: plan.pace,
+            http: plan.uplink.reach(http_client_builder()).build().map_err(LinkError::Client)?,
+        };
         let mut tasks = JoinSet::new();
         let mut units = Vec::with_capacity(plan.machines);
         for number in 1..=plan.machines {

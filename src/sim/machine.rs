@@ -3,11 +3,9 @@
 //! Its power switch is the BMC front's; everything after power-on happens by itself and over sockets, as in a rack:
 //! nothing here knows Hostler but the packets it gets.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::Ipv4Addr;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
-
-use tokio::sync::watch;
 
 use crate::agent::link::{Ending, Link, LinkError, Pace as LinkPace};
 use crate::domain::power::{BootDevice, FirmwareKind, PowerAction, PowerState};
@@ -19,6 +17,7 @@ use crate::sim::hands::{Disks, SharedDisks, SimulatedHands, lock};
 use crate::sim::hardware::{Hardware, Rom};
 use crate::sim::ipxe::{self, Download, Outcome, Platform, Value};
 use crate::sim::pace::Pace;
+use crate::sim::power::PowerSwitch;
 use crate::wire::agent::{ARG_NONCE, ARG_SERVER};
 use crate::wire::dhcp::{Speaker, VendorClass};
 
@@ -42,22 +41,12 @@ pub struct Surroundings {
     pub http: reqwest::Client,
 }
 
-/// The power switch, as the machine's inside sees it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Switch {
-    on: bool,
-    /// Raised by everything that ends what runs: off, cycle, reset.
-    turn: u64,
-    /// Raised by the ACPI power button.
-    button: u64,
-}
-
 pub struct Machine {
     pub hardware: Hardware,
     around: Surroundings,
     foreign: Option<ForeignServer>,
     disks: SharedDisks,
-    switch: watch::Sender<Switch>,
+    switch: PowerSwitch,
     now: Mutex<Now>,
 }
 
@@ -78,27 +67,12 @@ enum End {
 impl Machine {
     pub fn new(hardware: Hardware, around: Surroundings, foreign: Option<ForeignServer>) -> Self {
         let disks = Disks::of(&hardware.inventory);
-        Self { hardware, around, foreign, disks, switch: watch::Sender::new(Switch::default()), now: Mutex::default() }
+        Self { hardware, around, foreign, disks, switch: PowerSwitch::default(), now: Mutex::default() }
     }
 
     /// The button at its front.
     pub fn switch_on(&self) {
-        self.switch(PowerAction::On);
-    }
-
-    /// Changes power. Like a real chassis, "on" leaves a running machine alone, and "off" one that is off.
-    fn switch(&self, action: PowerAction) {
-        self.switch.send_if_modified(|switch| {
-            let before = *switch;
-            match action {
-                PowerAction::On if !switch.on => *switch = Switch { on: true, turn: switch.turn + 1, ..*switch },
-                PowerAction::Off if switch.on => *switch = Switch { on: false, turn: switch.turn + 1, ..*switch },
-                PowerAction::Cycle | PowerAction::Reset if switch.on => switch.turn += 1,
-                PowerAction::Soft if switch.on => switch.button += 1,
-                PowerAction::On | PowerAction::Off | PowerAction::Cycle | PowerAction::Reset | PowerAction::Soft => {}
-            }
-            *switch != before
-        });
+        self.switch.press(PowerAction::On);
     }
 
     /// The last line on the machine's console.
@@ -108,7 +82,7 @@ impl Machine {
 
     /// Lives until it is dropped: waits for power, boots, and boots again.
     pub async fn run(&self) {
-        let mut switch = self.switch.subscribe();
+        let mut switch = self.switch.watch();
         loop {
             let seen = *switch.borrow_and_update();
             if !seen.on {
@@ -121,7 +95,7 @@ impl Machine {
             tokio::select! {
                 end = self.power_on_to_end() => match end {
                     End::Restart => {}
-                    End::PowerOff => self.switch(PowerAction::Off),
+                    End::PowerOff => self.switch.press(PowerAction::Off),
                 },
                 gone = switch.wait_for(|now| now.turn != seen.turn) => if gone.is_err() { return },
             }
@@ -175,7 +149,7 @@ impl Machine {
         }
         self.say("login:");
         // The system heeds the power button; anything else ends it from outside.
-        let mut switch = self.switch.subscribe();
+        let mut switch = self.switch.watch();
         let button = switch.borrow().button;
         if switch.wait_for(|now| now.button != button).await.is_ok() {
             self.say("shutting down");
@@ -242,11 +216,11 @@ impl Machine {
             if self.hardware.rom != Rom::EfiHttp {
                 return Err(format!("PXE-E23: {} is no file that this ROM can fetch", boot.file));
             }
-            let http = Http::from(lease.address, "UefiHttpBoot/1.0")?;
+            let http = Http::from(lease.address, &self.around.uplink, "UefiHttpBoot/1.0")?;
             http.head(&boot.file).await?;
             return http.get(&boot.file).await;
         }
-        let server = SocketAddr::from((boot.server, self.around.uplink.tftp_port));
+        let server = self.around.uplink.tftp(boot.server);
         fetch::tftp(server, lease.address, &boot.file, self.hardware.rom).await
     }
 
@@ -257,7 +231,7 @@ impl Machine {
             // Nothing to do: iPXE goes back to the firmware.
             Some(_) | None => return self.give_up_network("No more network devices").await,
         };
-        let http = match Http::from(lease.address, "iPXE/1.0.0+git-20190125.36a4c85-5.1") {
+        let http = match Http::from(lease.address, &self.around.uplink, "iPXE/1.0.0+git-20190125.36a4c85-5.1") {
             Ok(http) => http,
             Err(why) => return self.give_up_network(&why).await,
         };
@@ -362,11 +336,11 @@ impl Chassis for Machine {
     }
 
     fn power(&self) -> PowerState {
-        if self.switch.borrow().on { PowerState::On } else { PowerState::Off }
+        self.switch.state()
     }
 
     fn set_power(&self, action: PowerAction) -> Result<(), String> {
-        self.switch(action);
+        self.switch.press(action);
         Ok(())
     }
 

@@ -18,4 +18,6 @@ pub mod ipxe;
 pub mod machine;
 pub mod operator;
 pub mod pace;
+pub mod power;
 pub mod standalone;
+pub mod vm;

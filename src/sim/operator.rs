@@ -22,6 +22,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// BMCs told to power on at the same time: a rack that starts at once trips its fuse.
 const POWER_AT_ONCE: usize = 4;
 const ANSWER_WITHIN: Duration = Duration::from_secs(60);
+/// An image of a few hundred megabytes is unpacked and hashed before the answer.
+const IMPORT_WITHIN: Duration = Duration::from_secs(600);
 
 #[derive(Debug, thiserror::Error)]
 pub enum OperatorError {
@@ -31,6 +33,8 @@ pub enum OperatorError {
     Refused { path: String, why: String },
     #[error("the service's answer to {path} cannot be read: {why}")]
     Unreadable { path: String, why: String },
+    #[error("{image} could not be deployed: {why}")]
+    Failed { image: Name, why: String },
 }
 
 type Result<T> = std::result::Result<T, OperatorError>;
@@ -120,10 +124,11 @@ impl Operator {
         Ok(())
     }
 
-    /// Uploads the image.
-    pub async fn import_image(&self, name: &Name, bytes: Vec<u8>) -> Result<()> {
+    /// Uploads an image.
+    pub async fn import_image(&self, name: &Name, bytes: impl Into<reqwest::Body>) -> Result<()> {
         let path = format!("/images?name={name}&boots_on=bios,uefi&default_user=demo");
-        let request = self.request(Method::POST, &path).header("Content-Type", "application/octet-stream").body(bytes);
+        let request =
+            self.request(Method::POST, &path).header("Content-Type", "application/octet-stream").body(bytes).timeout(IMPORT_WITHIN);
         let _answer: serde_json::Value = self.call(&path, request).await?;
         (self.say)(&format!("The image {name} is imported."));
         Ok(())
@@ -149,10 +154,13 @@ impl Operator {
         Ok(())
     }
 
-    /// Accepts machines as their agents appear and deploys `image` on the first [`DEPLOYED`] that are ready. Returns once
-    /// these are active; without an end keeps accepting.
-    pub async fn accept_and_deploy(&self, image: &Name, wanted: usize) -> Result<()> {
-        let mut chosen: BTreeMap<MachineId, Chosen> = BTreeMap::new();
+    /// Accepts machines as their agents appear and deploys what is wished for on the first that are ready. Returns once all
+    /// wishes have come true.
+    ///
+    /// # Errors
+    /// Also when a wish cannot come true any more.
+    pub async fn accept_and_deploy(&self, wishes: &[Wish<'_>]) -> Result<()> {
+        let mut chosen: Vec<BTreeMap<MachineId, Chosen>> = vec![BTreeMap::new(); wishes.len()];
         loop {
             let machines = self.machines().await?;
             for m in &machines {
@@ -161,25 +169,42 @@ impl Operator {
                 if here && allowed(m, Verb::Accept) {
                     self.try_post(m, "accept", serde_json::Value::Null).await?;
                 }
-                if let Some(state) = chosen.get_mut(&m.id) {
-                    self.follow(m, state);
-                }
             }
-            let failed = chosen.values().filter(|c| **c == Chosen::Failed).count();
-            for m in machines.iter().filter(|m| m.lifecycle == Lifecycle::Ready && allowed(m, Verb::Deploy)) {
-                if chosen.len() - failed < wanted
-                    && !chosen.contains_key(&m.id)
-                    && self.try_post(m, "deploy", json!({ "image": image })).await?
-                {
-                    (self.say)(&format!("{} is ready and gets {image}.", label(m)));
-                    chosen.insert(m.id, Chosen::Deploying);
-                }
+            let mut all = true;
+            for (wish, chosen) in wishes.iter().zip(&mut chosen) {
+                all &= self.further(wish, chosen, &machines).await?;
             }
-            if chosen.values().filter(|c| **c == Chosen::Active).count() >= wanted {
+            if all {
                 return Ok(());
             }
             tokio::time::sleep(LOOK_EVERY).await;
         }
+    }
+
+    /// Takes one wish a step further. Returns whether it has come true.
+    async fn further(&self, wish: &Wish<'_>, chosen: &mut BTreeMap<MachineId, Chosen>, machines: &[MachineView]) -> Result<bool> {
+        let eligible = || machines.iter().filter(|m| (wish.may_take)(&m.name));
+        for m in eligible() {
+            if let Some(state) = chosen.get_mut(&m.id) {
+                self.follow(m, state);
+            }
+        }
+        let failed = chosen.values().filter(|c| **c == Chosen::Failed).count();
+        if eligible().count().saturating_sub(failed) < wish.wanted {
+            let of = eligible().find(|m| chosen.get(&m.id) == Some(&Chosen::Failed));
+            let why = of.map_or_else(|| "there are too few machines".to_owned(), |m| format!("{}: {}", label(m), m.state.sentence));
+            return Err(OperatorError::Failed { image: wish.image.clone(), why });
+        }
+        for m in eligible().filter(|m| m.lifecycle == Lifecycle::Ready && allowed(m, Verb::Deploy)) {
+            if chosen.len() - failed < wish.wanted
+                && !chosen.contains_key(&m.id)
+                && self.try_post(m, "deploy", json!({ "image": wish.image })).await?
+            {
+                (self.say)(&format!("{} is ready and gets {}.", label(m), wish.image));
+                chosen.insert(m.id, Chosen::Deploying);
+            }
+        }
+        Ok(chosen.values().filter(|c| **c == Chosen::Active).count() >= wish.wanted)
     }
 
     /// Accepts what still turns up, for as long as the demo runs.
@@ -255,6 +280,13 @@ impl Operator {
     }
 }
 
+/// So many machines should run that image.
+pub struct Wish<'a> {
+    pub image: &'a Name,
+    pub wanted: usize,
+    pub may_take: &'a (dyn Fn(&Name) -> bool + Sync),
+}
+
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Chosen {
     Deploying,
@@ -303,6 +335,6 @@ fn label(m: &MachineView) -> String {
 fn why(e: &OperatorError) -> String {
     match e {
         OperatorError::Refused { why, .. } => why.clone(),
-        OperatorError::Unreachable { .. } | OperatorError::Unreadable { .. } => e.to_string(),
+        OperatorError::Unreachable { .. } | OperatorError::Unreadable { .. } | OperatorError::Failed { .. } => e.to_string(),
     }
 }

@@ -60,7 +60,7 @@ pub enum SimError {
 /// # Errors
 /// When a BMC's port cannot be opened or the list cannot be written.
 pub async fn run(args: &SimArgs) -> Result<(), SimError> {
-    let uplink = Uplink { dhcp: args.dhcp, pxe: args.pxe, tftp_port: args.tftp_port, relay: args.relay };
+    let uplink = Uplink { dhcp: args.dhcp, pxe: args.pxe, tftp_port: args.tftp_port, relay: args.relay, door: None };
     let plan = Plan { machines: usize::from(args.machines), seed: args.seed, pace: args.speed, uplink, odd: false };
     let fleet = Fleet::start(&plan).await?;
     write_private(&args.list, &fleet.packing_list()).map_err(|source| SimError::List { path: args.list.clone(), source })?;

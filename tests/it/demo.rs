@@ -43,3 +43,15 @@ fn a_demo_that_does_not_get_there_says_why_and_fails() {
     assert!(summary["reason"].as_str().is_some_and(|r| r.contains("after 3 s") && r.contains("power-on self test")), "{summary:#}");
     assert!(stderr.contains("after 3 s"), "{stderr}");
 }
+
+#[test]
+fn virtual_machines_without_a_ramdisk_are_refused_with_the_way_to_make_one() {
+    let output = Command::new(env!("CARGO_BIN_EXE_hostler"))
+        .args(["demo", "--headless", "--until", "deployed", "--vms", "1", "--pxe", "/nonexistent", "--vm-image", "/nonexistent/image"])
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(stderr.contains("pxe/build target/pxe") && stderr.contains("There is no image /nonexistent/image."), "{stderr}");
+}

@@ -15,3 +15,4 @@ mod store;
 mod support;
 mod tftp;
 mod ui;
+mod vm_router;

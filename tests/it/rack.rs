@@ -211,7 +211,7 @@ async fn rack(machines: usize) -> Rack {
     let tftp_port = tftp.local_addr().unwrap().port();
     tasks.spawn(async move { tftp.run(Arc::new(desk), CancellationToken::new()).await.unwrap() });
 
-    let uplink = Uplink { dhcp: dhcp_at, pxe: None, tftp_port, relay: Ipv4Addr::new(127, 12, 0, 1) };
+    let uplink = Uplink { dhcp: dhcp_at, pxe: None, tftp_port, relay: Ipv4Addr::new(127, 12, 0, 1), door: None };
     let plan = Plan { machines, seed: 5, pace: "100".parse().unwrap(), uplink, odd: true };
     let fleet = Fleet::start(&plan).await.unwrap();
 

@@ -212,7 +212,7 @@ async fn world(rom: Rom) -> (Arc<World>, Arc<Machine>, JoinSet<()>) {
     tasks.spawn(dhcp(world.clone(), socket));
 
     let http = http_client().unwrap();
-    let uplink = Uplink { dhcp: dhcp_at, pxe: None, tftp_port, relay: Ipv4Addr::new(127, 12, 0, 1) };
+    let uplink = Uplink { dhcp: dhcp_at, pxe: None, tftp_port, relay: Ipv4Addr::new(127, 12, 0, 1), door: None };
     let hardware = (1..9).map(|n| Hardware::draw(3, n)).find(|h| h.rom == rom).unwrap();
     let machine = Arc::new(Machine::new(hardware, Surroundings { uplink, pace: "200".parse().unwrap(), http }, None));
     let running = machine.clone();
