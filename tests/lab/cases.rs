@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::Res;
+use crate::demo;
 use crate::hostler::Hostler;
 use crate::ipmi_bmc::{self, IpmiBmc};
 use crate::net::{Site, World};
@@ -18,11 +19,17 @@ use crate::vm::{Console, Firmware, OVMF_CODE, OVMF_VARS, SEABIOS, Spec, has_tool
 pub struct Case {
     pub name: &'static str,
     pub story: &'static str,
+    /// The server and its surroundings; `None` where the program under test brings its own.
+    server: Option<Server>,
+    image: Image,
+    pub run: fn(&'static Case) -> Res<()>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Server {
     bmc: Protocol,
     firmware: Firmware,
     site: Site,
-    image: Image,
-    pub run: fn(&'static Case) -> Res<()>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,47 +61,44 @@ pub const ALL: &[Case] = &[
     Case {
         name: "uefi-redfish",
         story: "a UEFI server behind sushy-tools' Redfish gets Debian 12, runs it, and is given back",
-        bmc: Protocol::Redfish,
-        firmware: Firmware::Uefi,
-        site: Site::Router,
+        server: Some(Server { bmc: Protocol::Redfish, firmware: Firmware::Uefi, site: Site::Router }),
         image: Image::Debian12,
         run: whole_life,
     },
     Case {
         name: "bios-ipmi",
         story: "a BIOS server behind ipmi_sim gets Debian 12, runs it, and is given back",
-        bmc: Protocol::Ipmi,
-        firmware: Firmware::Bios,
-        site: Site::Router,
+        server: Some(Server { bmc: Protocol::Ipmi, firmware: Firmware::Bios, site: Site::Router }),
         image: Image::Debian12,
         run: whole_life,
     },
     Case {
         name: "uefi-proxydhcp",
         story: "the same for a UEFI server where another DHCP server gives the addresses",
-        bmc: Protocol::Redfish,
-        firmware: Firmware::Uefi,
-        site: Site::DhcpServer,
+        server: Some(Server { bmc: Protocol::Redfish, firmware: Firmware::Uefi, site: Site::DhcpServer }),
         image: Image::Debian12,
         run: whole_life,
     },
     Case {
         name: "uefi-http",
         story: "the same for a UEFI server that boots by HTTP only",
-        bmc: Protocol::Ipmi,
-        firmware: Firmware::UefiHttp,
-        site: Site::Router,
+        server: Some(Server { bmc: Protocol::Ipmi, firmware: Firmware::UefiHttp, site: Site::Router }),
         image: Image::Debian12,
         run: whole_life,
     },
     Case {
         name: "killed",
         story: "the service is killed with SIGKILL six times, once in the middle of the image write, and all ends well",
-        bmc: Protocol::Ipmi,
-        firmware: Firmware::Bios,
-        site: Site::Router,
+        server: Some(Server { bmc: Protocol::Ipmi, firmware: Firmware::Bios, site: Site::Router }),
         image: Image::Tiny,
         run: killed_six_times,
+    },
+    Case {
+        name: "demo-vms",
+        story: "hostler demo --vms 2 as a user without rights: a UEFI and a BIOS machine run a real system, and none outlives the demo",
+        server: None,
+        image: Image::Tiny,
+        run: |case| demo::run(case.name, &case.image.file()),
     },
 ];
 
@@ -105,23 +109,33 @@ const A_DEPLOY: Duration = Duration::from_secs(1500);
 
 /// The first thing that a case needs and that is not there.
 pub fn missing_for(case: &Case) -> Option<String> {
-    let mut tools = vec!["ip", "nsenter", "unshare", "setpriv", "dnsmasq", "qemu-system-x86_64", "ssh", "ssh-keygen", "tc"];
-    let mut files = vec![SEABIOS.into(), OVMF_CODE.into(), OVMF_VARS.into(), PathBuf::from("/dev/net/tun"), case.image.file()];
-    files.push(Path::new(env!("CARGO_MANIFEST_DIR")).join("target/pxe"));
-    match case.bmc {
-        Protocol::Redfish => {
+    let mut tools = vec!["setpriv", "qemu-system-x86_64"];
+    let mut files = vec![SEABIOS.into(), OVMF_CODE.into(), OVMF_VARS.into(), case.image.file(), pxe()];
+    if case.server.is_some() {
+        tools.extend(["ip", "nsenter", "unshare", "dnsmasq", "ssh", "ssh-keygen", "tc"]);
+        files.push(PathBuf::from("/dev/net/tun"));
+    }
+    match case.server.map(|s| s.bmc) {
+        Some(Protocol::Redfish) => {
             tools.extend(["libvirtd", "virsh", "openssl", "curl"]);
             files.push(redfish_bmc::venv().join("bin/sushy-emulator"));
         }
-        Protocol::Ipmi => tools.extend(["ipmi_sim", "ipmitool"]),
+        Some(Protocol::Ipmi) => tools.extend(["ipmi_sim", "ipmitool"]),
+        None => {}
     }
     let tool = tools.into_iter().find(|t| !has_tool(t)).map(|t| format!("the program {t} is not installed (tests/setup)"));
     tool.or_else(|| files.into_iter().find(|f| !f.exists()).map(|f| format!("{} is not there (tests/run makes it)", f.display())))
 }
 
+/// Where `tests/run` puts kernel and ramdisk.
+pub fn pxe() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("target/pxe")
+}
+
 /// The stage of a test: one server with its BMC, and the service. Taken down in this order.
 struct Stage {
     name: &'static str,
+    site: Site,
     _console: Console,
     bmc: Bmc,
     key: PathBuf,
@@ -136,13 +150,14 @@ enum Bmc {
 
 impl Stage {
     fn set_up(case: &Case) -> Res<Self> {
-        let world = Arc::new(World::start(case.name, case.site)?);
+        let server = case.server.ok_or("the case has no server")?;
+        let world = Arc::new(World::start(case.name, server.site)?);
         let spec = Spec {
             name: "n1",
             serial: "LAB0001",
             mac: "52:54:00:77:00:01",
             uuid: "11223344-5566-4788-9900-525400770001",
-            firmware: case.firmware,
+            firmware: server.firmware,
             disk_gib: match case.image {
                 Image::Debian12 => 4,
                 Image::Tiny => 1,
@@ -152,11 +167,11 @@ impl Stage {
         let key = world.dir.join("ssh");
         output(std::process::Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-C", "lab", "-f"]).arg(&key))?;
         let console = Console::follow(spec.serial_log(&world), &world.out.join("console.log"))?;
-        let bmc = match case.bmc {
+        let bmc = match server.bmc {
             Protocol::Redfish => Bmc::Redfish(RedfishBmc::start(&world, &spec)?),
             Protocol::Ipmi => Bmc::Ipmi(IpmiBmc::start(&world, &spec)?),
         };
-        Ok(Self { name: case.name, _console: console, bmc, key, spec, world })
+        Ok(Self { name: case.name, site: server.site, _console: console, bmc, key, spec, world })
     }
 
     /// The packing list that comes with the server.
@@ -266,7 +281,7 @@ fn import(hostler: &Hostler<'_>, image: Image) -> Res<()> {
 /// (a) to (d): the whole life of a server.
 fn whole_life(case: &'static Case) -> Res<()> {
     let stage = Stage::set_up(case)?;
-    let mut hostler = Hostler::start(&stage.world, case.site)?;
+    let mut hostler = Hostler::start(&stage.world, stage.site)?;
     import(&hostler, case.image)?;
     say(&stage, "service up, image imported");
     let name = arrive(&stage, &mut hostler)?;
@@ -318,7 +333,7 @@ fn give_back(stage: &Stage, hostler: &mut Hostler<'_>, name: &str) -> Res<()> {
 /// (e): SIGKILL at the steps that can least bear it.
 fn killed_six_times(case: &'static Case) -> Res<()> {
     let stage = Stage::set_up(case)?;
-    let mut hostler = Hostler::start(&stage.world, case.site)?;
+    let mut hostler = Hostler::start(&stage.world, stage.site)?;
     import(&hostler, case.image)?;
     let name = arrive(&stage, &mut hostler)?;
 

@@ -8,6 +8,7 @@
 //! Under TCG a guest's time is not ours: nothing here asserts how long a guest takes, waits are only bounded.
 
 mod cases;
+mod demo;
 mod hostler;
 mod ipmi_bmc;
 mod net;
