@@ -217,6 +217,11 @@ pub struct Timing {
     pub poll: Duration,
     /// One call, all its requests and waits together.
     pub call: Duration,
+    /// A call that reads a whole area of the BMC: parts, sensors, a log, BIOS settings. An R750 read link by link takes 250
+    /// requests, at 2 s each.
+    pub walk: Duration,
+    /// A call that uploads firmware: 500 MB at the 1 MB/s that slow BMCs take.
+    pub upload: Duration,
 }
 
 impl Default for Timing {
@@ -227,6 +232,8 @@ impl Default for Timing {
             settle: Duration::from_secs(30),
             poll: Duration::from_secs(1),
             call: Duration::from_secs(120),
+            walk: Duration::from_secs(600),
+            upload: Duration::from_secs(1800),
         }
     }
 }

@@ -398,7 +398,8 @@ impl Bmcs {
 
     /// See [`Bmc::supports`].
     pub async fn supports(&self, machine: MachineId, access: &BmcAccess) -> Result<Answer<Vec<Support>>, BmcError> {
-        self.call(machine, access, AfterTimeout::TryOther, |d| async move { d.supports().await }).await
+        self.call_within(self.inner.settings.timing.walk, machine, access, AfterTimeout::TryOther, |d| async move { d.supports().await })
+            .await
     }
 
     /// See [`Bmc::boot_progress`].
@@ -418,17 +419,18 @@ impl Bmcs {
 
     /// See [`Bmc::sensors`].
     pub async fn sensors(&self, machine: MachineId, access: &BmcAccess) -> Result<Answer<Found<Sensor>>, BmcError> {
-        self.call(machine, access, AfterTimeout::TryOther, |d| async move { d.sensors().await }).await
+        self.call_within(self.inner.settings.timing.walk, machine, access, AfterTimeout::TryOther, |d| async move { d.sensors().await })
+            .await
     }
 
     /// See [`Bmc::parts`].
     pub async fn parts(&self, machine: MachineId, access: &BmcAccess) -> Result<Answer<Found<Part>>, BmcError> {
-        self.call(machine, access, AfterTimeout::TryOther, |d| async move { d.parts().await }).await
+        self.call_within(self.inner.settings.timing.walk, machine, access, AfterTimeout::TryOther, |d| async move { d.parts().await }).await
     }
 
     /// See [`Bmc::logs`].
     pub async fn logs(&self, machine: MachineId, access: &BmcAccess) -> Result<Answer<Vec<String>>, BmcError> {
-        self.call(machine, access, AfterTimeout::TryOther, |d| async move { d.logs().await }).await
+        self.call_within(self.inner.settings.timing.walk, machine, access, AfterTimeout::TryOther, |d| async move { d.logs().await }).await
     }
 
     /// See [`Bmc::log_news`].
@@ -439,17 +441,24 @@ impl Bmcs {
         log: &str,
         cursor: &LogCursor,
     ) -> Result<Answer<LogNews>, BmcError> {
-        self.call(machine, access, AfterTimeout::TryOther, |d| async move { d.log_news(log, cursor).await }).await
+        self.call_within(self.inner.settings.timing.walk, machine, access, AfterTimeout::TryOther, |d| async move {
+            d.log_news(log, cursor).await
+        })
+        .await
     }
 
     /// See [`Bmc::clear_log`].
     pub async fn clear_log(&self, machine: MachineId, access: &BmcAccess, log: &str, read_to: &LogCursor) -> Result<Answer<()>, BmcError> {
-        self.call(machine, access, AfterTimeout::TryOther, |d| async move { d.clear_log(log, read_to).await }).await
+        self.call_within(self.inner.settings.timing.walk, machine, access, AfterTimeout::TryOther, |d| async move {
+            d.clear_log(log, read_to).await
+        })
+        .await
     }
 
     /// See [`Bmc::firmware`].
     pub async fn firmware(&self, machine: MachineId, access: &BmcAccess) -> Result<Answer<Found<FirmwareItem>>, BmcError> {
-        self.call(machine, access, AfterTimeout::TryOther, |d| async move { d.firmware().await }).await
+        self.call_within(self.inner.settings.timing.walk, machine, access, AfterTimeout::TryOther, |d| async move { d.firmware().await })
+            .await
     }
 
     /// See [`Bmc::start_firmware_update`].
@@ -460,7 +469,10 @@ impl Bmcs {
         source: &FirmwareSource,
         targets: &[String],
     ) -> Result<Answer<UpdateBegun>, BmcError> {
-        self.call(machine, access, AfterTimeout::Stop, |d| async move { d.start_firmware_update(source, targets).await }).await
+        self.call_within(self.inner.settings.timing.upload, machine, access, AfterTimeout::Stop, |d| async move {
+            d.start_firmware_update(source, targets).await
+        })
+        .await
     }
 
     /// See [`Bmc::task`].
@@ -470,17 +482,25 @@ impl Bmcs {
 
     /// See [`Bmc::bios`].
     pub async fn bios(&self, machine: MachineId, access: &BmcAccess) -> Result<Answer<Found<BiosAttribute>>, BmcError> {
-        self.call(machine, access, AfterTimeout::TryOther, |d| async move { d.bios().await }).await
+        self.call_within(self.inner.settings.timing.walk, machine, access, AfterTimeout::TryOther, |d| async move { d.bios().await }).await
     }
 
     /// See [`Bmc::set_bios`].
     pub async fn set_bios(&self, machine: MachineId, access: &BmcAccess, settings: &[(String, String)]) -> Result<Answer<()>, BmcError> {
-        self.call(machine, access, AfterTimeout::TryOther, |d| async move { d.set_bios(settings).await }).await
+        self.call_within(
+            self.inner.settings.timing.walk,
+            machine,
+            access,
+            AfterTimeout::TryOther,
+            |d| async move { d.set_bios(settings).await },
+        )
+        .await
     }
 
     /// See [`Bmc::accounts`].
     pub async fn accounts(&self, machine: MachineId, access: &BmcAccess) -> Result<Answer<Found<Account>>, BmcError> {
-        self.call(machine, access, AfterTimeout::TryOther, |d| async move { d.accounts().await }).await
+        self.call_within(self.inner.settings.timing.walk, machine, access, AfterTimeout::TryOther, |d| async move { d.accounts().await })
+            .await
     }
 
     /// See [`Bmc::set_account_password`].
@@ -623,7 +643,21 @@ impl Bmcs {
         F: Fn(Arc<Driver>) -> Fut,
         Fut: Future<Output = Result<T, BmcError>>,
     {
-        let within = self.inner.settings.timing.call;
+        self.call_within(self.inner.settings.timing.call, machine, access, after_timeout, ask).await
+    }
+
+    async fn call_within<T, F, Fut>(
+        &self,
+        within: Duration,
+        machine: MachineId,
+        access: &BmcAccess,
+        after_timeout: AfterTimeout,
+        ask: F,
+    ) -> Result<Answer<T>, BmcError>
+    where
+        F: Fn(Arc<Driver>) -> Fut,
+        Fut: Future<Output = Result<T, BmcError>>,
+    {
         let address = || access.address.to_string();
         let answer = timeout(within, self.call_unbounded(access, after_timeout, ask)).await;
         let answer = answer.unwrap_or_else(|_| Err(BmcError::Timeout { address: address(), after: within }));

@@ -91,4 +91,6 @@ pub struct LogNews {
     pub may_have_lost: bool,
     /// Used and total entries, where the BMC says: a full SEL is blindness (BMC-3).
     pub fill: Option<(u32, u32)>,
+    /// Entries, or fields of them, that were seen and not understood.
+    pub not_understood: Vec<crate::domain::bmc_features::Oddity>,
 }

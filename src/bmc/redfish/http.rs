@@ -1,10 +1,12 @@
 //! HTTP to one BMC: one origin, one session, one pinned key, capped answers.
 
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue, IF_MATCH, LOCATION, RETRY_AFTER};
+use reqwest::multipart::{Form, Part};
 use reqwest::{Method, StatusCode, Url};
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
@@ -50,8 +52,13 @@ impl Reply {
 /// How a request proves who we are.
 #[derive(Clone, Debug)]
 enum Login {
-    Session { token: HeaderValue, path: Option<String> },
+    Session {
+        token: HeaderValue,
+        path: Option<String>,
+    },
     Basic,
+    /// No user was given: open trees (recordings, emulators without passwords) are read without a login.
+    Nobody,
 }
 
 /// One connection pool and one login.
@@ -71,11 +78,23 @@ pub struct Http {
     root: Mutex<Option<Arc<Value>>>,
     /// The only member of `Systems`, once found.
     only_system: Mutex<Option<String>>,
+    expand: Mutex<Expand>,
+}
+
+/// Whether collections are sent with their members' contents. Kept as long as the service is: seen on recorded trees and
+/// old firmware, offers of it that are not kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Expand {
+    Untried,
+    Works,
+    Useless,
 }
 
 enum Body<'a> {
     None,
     Json(&'a Value),
+    File(&'a Path),
+    Update { parameters: &'a Value, file: &'a Path, name: &'a str },
 }
 
 impl Http {
@@ -114,6 +133,7 @@ impl Http {
             pace,
             root: Mutex::default(),
             only_system: Mutex::default(),
+            expand: Mutex::new(Expand::Untried),
         })
     }
 
@@ -162,7 +182,7 @@ impl Http {
         }
         let reply = self.read(ROOT, None).await?;
         let reply = match reply.status {
-            StatusCode::UNAUTHORIZED => {
+            StatusCode::UNAUTHORIZED if !self.user.is_empty() => {
                 // Not as the standard wants it: the root itself asks for a password, so there is no session link yet.
                 let reply = self.read(ROOT, Some(&Login::Basic)).await?;
                 if !reply.status.is_success() {
@@ -191,10 +211,68 @@ impl Http {
         if reply.status.is_success() { Ok(reply) } else { Err(self.failed(path, &reply)) }
     }
 
+    /// Reads a resource whatever the status; 401 is handled here.
+    pub async fn get_any(&self, path: &str) -> Result<Reply, BmcError> {
+        self.authorised(Method::GET, path, Body::None, None).await
+    }
+
+    /// The query that asks for a collection with its members' contents (DSP0266, 7.3.2), where the root offers one that has
+    /// not failed to work.
+    pub async fn expand(&self) -> Result<Option<&'static str>, BmcError> {
+        if *self.expand.lock().unwrap_or_else(PoisonError::into_inner) == Expand::Useless {
+            return Ok(None);
+        }
+        let root = self.root().await?;
+        let offered = |name: &str| root.pointer(&format!("/ProtocolFeaturesSupported/ExpandQuery/{name}")) == Some(&Value::Bool(true));
+        Ok(match (offered("NoLinks"), offered("ExpandAll"), offered("Levels")) {
+            (true, _, true) => Some("?$expand=.($levels=1)"),
+            (true, _, false) => Some("?$expand=."),
+            (false, true, true) => Some("?$expand=*($levels=1)"),
+            (false, true, false) => Some("?$expand=*"),
+            (false, false, _) => None,
+        })
+    }
+
+    /// Notes what came of a question with [`Http::expand`]. An empty collection proves nothing; one that worked once is not
+    /// given up for one that did not.
+    pub fn expand_seen(&self, worked: bool, empty: bool) {
+        let mut expand = self.expand.lock().unwrap_or_else(PoisonError::into_inner);
+        match (*expand, worked) {
+            (_, _) if empty => {}
+            (_, true) => *expand = Expand::Works,
+            (Expand::Untried, false) => *expand = Expand::Useless,
+            (Expand::Works | Expand::Useless, false) => {}
+        }
+    }
+
+    /// Whether collections were seen to come with their members' contents.
+    pub fn expand_works(&self) -> bool {
+        *self.expand.lock().unwrap_or_else(PoisonError::into_inner) == Expand::Works
+    }
+
     /// Sends a change; the caller judges the status (401 is handled here).
     pub async fn send(&self, method: Method, path: &str, body: &Value, if_match: Option<&str>) -> Result<Reply, BmcError> {
         self.pace.before_write().await;
         self.authorised(method, path, Body::Json(body), if_match).await
+    }
+
+    /// Sends a change without a body.
+    pub async fn send_empty(&self, method: Method, path: &str) -> Result<Reply, BmcError> {
+        self.pace.before_write().await;
+        self.authorised(method, path, Body::None, None).await
+    }
+
+    /// Pushes firmware with its parameters (DSP0266, 12.6.2: parts `UpdateParameters` and `UpdateFile`). Sent once: a
+    /// broken upload may have begun something.
+    pub async fn push_multipart(&self, path: &str, parameters: &Value, file: &Path, name: &str) -> Result<Reply, BmcError> {
+        self.pace.before_write().await;
+        self.authorised(Method::POST, path, Body::Update { parameters, file, name }, None).await
+    }
+
+    /// Pushes firmware as the whole body, as services before multipart take it.
+    pub async fn push_file(&self, path: &str, file: &Path) -> Result<Reply, BmcError> {
+        self.pace.before_write().await;
+        self.authorised(Method::POST, path, Body::File(file), None).await
     }
 
     /// The error for a status that is not success.
@@ -255,7 +333,7 @@ impl Http {
                 }
             }
             Login::Session { .. } => Err(self.refused("it accepts our login and then answers 401")),
-            Login::Basic => {
+            Login::Basic | Login::Nobody => {
                 self.set_login(None);
                 Err(self.unauthorized())
             }
@@ -318,11 +396,28 @@ impl Http {
             request = match login {
                 Some(Login::Session { token, .. }) => request.header("X-Auth-Token", token.clone()),
                 Some(Login::Basic) => request.basic_auth(&self.user, Some(self.password.expose())),
-                None => request,
+                Some(Login::Nobody) | None => request,
             };
-            if let Body::Json(value) = body {
-                request = request.json(value);
-            }
+            request = match body {
+                Body::None => request,
+                Body::Json(value) => request.json(value),
+                Body::File(file) => {
+                    let (content, size) = self.open(file).await?;
+                    let request = request.timeout(self.timing.upload).header(reqwest::header::CONTENT_TYPE, "application/octet-stream");
+                    request.header(reqwest::header::CONTENT_LENGTH, size).body(content)
+                }
+                Body::Update { parameters, file, name } => {
+                    let (content, size) = self.open(file).await?;
+                    let parts = (|| {
+                        let parameters = Part::text(parameters.to_string()).mime_str("application/json")?;
+                        let content = Part::stream_with_length(content, size).file_name((*name).to_owned());
+                        Ok::<_, reqwest::Error>((parameters, content.mime_str("application/octet-stream")?))
+                    })();
+                    let (parameters, content) = parts.map_err(|e| self.transport_error(&e))?;
+                    let form = Form::new().part("UpdateParameters", parameters).part("UpdateFile", content);
+                    request.timeout(self.timing.upload).multipart(form)
+                }
+            };
             self.pace.meter.request();
             let response = request.send().await.map_err(|e| self.transport_error(&e))?;
             let redirect = match response.status() {
@@ -341,6 +436,14 @@ impl Http {
             return self.take_body(response).await;
         }
         Err(self.nonsense("redirects without end"))
+    }
+
+    /// A file as a body, and its length.
+    async fn open(&self, file: &Path) -> Result<(reqwest::Body, u64), BmcError> {
+        let unreadable = |e: std::io::Error| self.refused(format!("nothing: the firmware file {} cannot be read: {e}", file.display()));
+        let content = tokio::fs::File::open(file).await.map_err(unreadable)?;
+        let size = content.metadata().await.map_err(unreadable)?.len();
+        Ok((reqwest::Body::from(content), size))
     }
 
     async fn take_body(&self, mut response: reqwest::Response) -> Result<Reply, BmcError> {
@@ -393,6 +496,10 @@ impl Http {
             (None, _) => {}
         }
         self.set_login(None);
+        if self.user.is_empty() {
+            self.set_login(Some(Login::Nobody));
+            return Ok(Login::Nobody);
+        }
         let login = match self.sessions_path(&root).await? {
             Some(path) => self.open_session(&path).await?,
             None => Login::Basic,

@@ -1,56 +1,95 @@
 //! Redfish, JSON first: follows links, never builds paths (only `/redfish/v1/` is known), reads what it needs leniently.
 //!
+//! `http` carries requests, `walk` follows links within one call, `read` takes fields out of a resource; each of the other
+//! modules answers some of [`Bmc`]'s questions. What single vendors do differently is data in `quirks`.
+//!
 //! The `redfish` crate was tried first; `docs/adr/0004-redfish-client.md` says what it does for us and why the transport
 //! is our own.
 
+mod accounts;
+mod bios;
+mod board;
+mod boot;
+mod firmware;
 mod http;
+mod layout;
+mod log_cursor;
+mod logs;
+mod media;
+mod parts;
 mod pin;
+mod power;
+mod quirks;
+mod read;
+mod sensors;
+mod supports;
 mod view;
+mod walk;
 
-use std::collections::HashSet;
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use reqwest::{Method, StatusCode};
-use serde_json::{Value, json};
-use tokio::time::Instant;
+use serde_json::Value;
 
 use crate::bmc::limit::Pace;
 use crate::bmc::redfish::http::{Http, Reply};
-use crate::bmc::redfish::view::{BootOverride, ResetPlan};
+use crate::bmc::redfish::layout::{Layout, is_machine};
+use crate::bmc::redfish::sensors::Route;
+use crate::bmc::redfish::walk::{Member, Walk};
 use crate::bmc::{Bmc, BmcAccess, BmcError, BootSet, Timing};
 use crate::domain::bmc::{BmcIdentity, BmcProtocol};
+use crate::domain::bmc_features::{
+    Account, BiosAttribute, BmcNetwork, BootOption, BootProgress, FirmwareItem, FirmwareSource, Found, LedState, MediaSlot, Support,
+    TaskState, UpdateBegun,
+};
+use crate::domain::hardware_log::{LogCursor, LogNews};
 use crate::domain::id::Sha256;
-use crate::domain::power::{BootDevice, FirmwareKind, PowerAction, PowerState};
+use crate::domain::part::Part;
+use crate::domain::power::{BootDevice, FirmwareKind, PowerAction, PowerState, ResetType};
+use crate::domain::secret::Secret;
+use crate::domain::sensor::Sensor;
 
-/// Pages of one collection that are read; a link seen before ends the reading earlier (the DMTF mockup loops for ever).
-const PAGE_CAP: usize = 200;
-/// Members of one collection that are read.
-const MEMBER_CAP: usize = 10_000;
-/// Pauses between two readings of a boot override that does not show yet. Sum: 3.5 s.
-const BOOT_READ_PAUSES: [Duration; 3] = [Duration::from_millis(500), Duration::from_secs(1), Duration::from_secs(2)];
+/// Systems behind one address that are looked at to find the one machine among them.
+const SYSTEMS_LOOKED_AT: usize = 16;
 
 /// One Redfish service, its connections and its session; several machines may be behind it.
-pub struct Service(Http);
+pub struct Service {
+    http: Http,
+    /// What was found about each system, by its path.
+    known: Mutex<HashMap<String, Known>>,
+}
+
+/// What need not be looked for again on this connection.
+#[derive(Clone, Default)]
+struct Known {
+    layout: Option<Arc<Layout>>,
+    route: Option<Arc<Route>>,
+}
 
 impl Service {
     pub fn new(access: &BmcAccess, timing: Timing, pace: Arc<Pace>) -> Result<Self, BmcError> {
-        Ok(Self(Http::new(access, timing, pace)?))
+        Ok(Self { http: Http::new(access, timing, pace)?, known: Mutex::default() })
     }
 
     /// The key its connections are held to.
     pub fn pin(&self) -> Option<Sha256> {
-        self.0.pin()
+        self.http.pin()
     }
 
     /// Whether it accepted our login.
     pub fn is_logged_in(&self) -> bool {
-        self.0.is_logged_in()
+        self.http.is_logged_in()
     }
 
     /// Ends the session.
     pub async fn close(&self) {
-        self.0.close().await;
+        self.http.close().await;
+    }
+
+    fn known(&self) -> std::sync::MutexGuard<'_, HashMap<String, Known>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -68,51 +107,89 @@ impl Redfish {
     }
 
     fn http(&self) -> &Http {
-        &self.service.0
+        &self.service.http
+    }
+
+    fn kept_layout(&self, system: &str) -> Option<Arc<Layout>> {
+        self.service.known().get(system)?.layout.clone()
+    }
+
+    fn keep_layout(&self, layout: Arc<Layout>) {
+        let system = layout.system.clone();
+        self.service.known().entry(system).or_default().layout = Some(layout);
+    }
+
+    fn sensor_route(&self, system: &str) -> Option<Arc<Route>> {
+        self.service.known().get(system)?.route.clone()
+    }
+
+    fn keep_sensor_route(&self, system: &str, route: Route) {
+        self.service.known().entry(system.to_owned()).or_default().route = Some(Arc::new(route));
     }
 
     async fn system_path(&self) -> Result<String, BmcError> {
         if let Some(path) = self.path.clone().or_else(|| self.http().only_system()) {
             return Ok(path);
         }
-        let root = self.http().root().await?;
-        let systems = view::link(&root, &["Systems"]).ok_or_else(|| self.http().unsupported("a list of systems"))?;
-        let members = self.members(systems).await?;
-        match members.as_slice() {
-            [one] => {
-                self.http().set_only_system(Some(one.clone()));
-                Ok(one.clone())
-            }
-            [] => Err(self.http().unsupported("any system behind this address")),
-            [first, ..] => {
-                let shown = members.iter().take(4).map(|m| view::clean(m).unwrap_or_default()).collect::<Vec<_>>().join(", ");
-                let more = if members.len() > 4 { ", .." } else { "" };
-                Err(self.http().refused(format!(
-                    "it serves {} systems ({shown}{more}) and the address does not say which; write the address with the path of one, for example https://HOST{first}",
-                    members.len(),
-                )))
-            }
-        }
+        let mut walk = Walk::new(self.http());
+        let root = walk.root().await?;
+        let systems = layout::link(&root.body, "Systems").ok_or_else(|| self.http().unsupported("a list of systems"))?;
+        let members = self.links_of(&mut walk, &systems).await?;
+        let one = match members.as_slice() {
+            [one] => one.clone(),
+            [] => match walk.unread.first() {
+                Some(why) => {
+                    return Err(self.http().nonsense(format!("a list of systems that cannot be read: {} ({})", why.what, why.source)));
+                }
+                None => return Err(self.http().unsupported("any system behind this address")),
+            },
+            several => self.machine_among(&mut walk, several).await?,
+        };
+        self.http().set_only_system(Some(one.clone()));
+        Ok(one)
     }
 
-    /// All members of a collection, page by page (DSP0266, section 7.6: `Members@odata.nextLink`).
-    async fn members(&self, path: &str) -> Result<Vec<String>, BmcError> {
-        let mut seen = HashSet::new();
-        let mut members = Vec::new();
-        let mut next = Some(path.to_owned());
-        while let Some(page) = next.take() {
-            if seen.len() >= PAGE_CAP || !seen.insert(page.clone()) {
+    /// The links of all members of a collection.
+    async fn links_of(&self, walk: &mut Walk<'_>, collection: &str) -> Result<Vec<String>, BmcError> {
+        let (mut out, mut pages, mut next) = (Vec::<String>::new(), Vec::<String>::new(), Some(collection.to_owned()));
+        while let Some(at) = next.take() {
+            if pages.len() >= walk::PAGE_CAP || pages.contains(&at) {
                 break;
             }
-            let body = self.http().get(&page).await?.body;
-            for link in view::links(&body, "Members") {
-                if members.len() < MEMBER_CAP && !members.iter().any(|m| m == link) {
-                    members.push(link.to_owned());
+            let Some(page) = walk.page(&at).await? else { break };
+            for member in page.members {
+                let link = match member {
+                    Member::Inlined(resource) => resource.path,
+                    Member::Link(link) => link,
+                };
+                if out.len() < walk::MEMBER_CAP && !out.contains(&link) {
+                    out.push(link);
                 }
             }
-            next = body.get("Members@odata.nextLink").and_then(Value::as_str).map(str::to_owned);
+            pages.push(at);
+            next = page.next;
         }
-        Ok(members)
+        Ok(out)
+    }
+
+    /// The one system that can be booted and reset, where others (accelerator trays, DPUs, hypervisors) are listed beside it.
+    async fn machine_among(&self, walk: &mut Walk<'_>, members: &[String]) -> Result<String, BmcError> {
+        let mut machines = Vec::new();
+        if members.len() <= SYSTEMS_LOOKED_AT {
+            for member in members {
+                machines.extend(walk.get(member).await?.filter(|m| is_machine(&m.body)).map(|m| m.path));
+            }
+        }
+        if let [one] = machines.as_slice() {
+            return Ok(one.clone());
+        }
+        let first = members.first().map(String::as_str).unwrap_or_default();
+        let shown = members.iter().take(4).map(|m| view::clean(m).unwrap_or_default()).collect::<Vec<_>>().join(", ");
+        let more = if members.len() > 4 { ", .." } else { "" };
+        Err(self.http().refused(format!(
+            "it serves {} systems ({shown}{more}) and the address does not say which; write the address with the path of one, for example https://HOST{first}",
+            members.len(),
+        )))
     }
 
     async fn system(&self) -> Result<(String, Reply), BmcError> {
@@ -123,51 +200,6 @@ impl Redfish {
             return Err(self.http().nonsense("a system that is not an object"));
         }
         Ok((path, reply))
-    }
-
-    async fn read_power(&self) -> Result<PowerState, BmcError> {
-        let (_, system) = self.system().await?;
-        view::power_state(&system.body).map_err(|what| self.http().nonsense(what))
-    }
-
-    /// Reads the power state until `enough` says so or `within` is over; the last state otherwise.
-    async fn wait_power(&self, within: Duration, enough: impl Fn(PowerState) -> bool) -> Result<(PowerState, bool), BmcError> {
-        let end = Instant::now() + within;
-        loop {
-            let state = self.read_power().await?;
-            if enough(state) {
-                return Ok((state, true));
-            }
-            if Instant::now() >= end {
-                return Ok((state, false));
-            }
-            tokio::time::sleep(self.timing.poll).await;
-        }
-    }
-
-    /// Sends one `ResetType` and, for on and off, sees it happen.
-    async fn reset(&self, target: &str, reset_type: &str, wanted: Option<PowerState>) -> Result<(), BmcError> {
-        let reply = self.http().send(Method::POST, target, &json!({"ResetType": reset_type}), None).await?;
-        let accepted = reply.status.is_success();
-        if !accepted {
-            // Some BMCs answer 400 or 409 to "on" when on, or while they are at it: what counts is the machine.
-            let already = matches!(reply.status, StatusCode::BAD_REQUEST | StatusCode::CONFLICT)
-                && match wanted {
-                    Some(wanted) => self.read_power().await? == wanted,
-                    None => false,
-                };
-            return if already { Ok(()) } else { Err(self.http().failed(target, &reply)) };
-        }
-        let Some(wanted) = wanted else { return Ok(()) };
-        let (state, reached) = self.wait_power(self.timing.settle, |s| s == wanted || s == PowerState::Changing).await?;
-        if reached {
-            return Ok(());
-        }
-        Err(BmcError::NotEffective {
-            address: self.http().address().to_owned(),
-            what: format!("ResetType {reset_type}"),
-            evidence: format!("{} s later the power is still {state}", self.timing.settle.as_secs()),
-        })
     }
 
     /// PATCH with the ETag rules BMCs really have: If-Match when an ETag was offered; after 412 once more with a fresh
@@ -189,43 +221,17 @@ impl Redfish {
         }
     }
 
-    async fn patch_boot(&self, path: &str, etag: Option<String>, target: &str, mode: Option<&str>) -> Result<(), BmcError> {
-        let mut boot = json!({"BootSourceOverrideEnabled": "Once", "BootSourceOverrideTarget": target});
-        if let (Some(mode), Some(fields)) = (mode, boot.as_object_mut()) {
-            fields.insert("BootSourceOverrideMode".into(), mode.into());
-        }
-        let reply = self.patch(path, &json!({"Boot": boot}), etag).await?;
-        if reply.status.is_success() { Ok(()) } else { Err(self.http().failed(path, &reply)) }
-    }
-}
-
-/// How a boot override that was read back compares with what was asked. `None`: not (yet) there.
-fn judge_boot(read: &BootOverride, target: &str, mode: Option<&str>) -> Option<BootSet> {
-    if read.target.as_deref() != Some(target) || (mode.is_some() && read.mode.as_deref() != mode) {
-        return None;
-    }
-    match read.enabled.as_deref() {
-        Some("Once") => Some(BootSet::Once),
-        // sushy-tools 2.2 accepts Once and reads back Continuous.
-        Some("Continuous") => Some(BootSet::Continuous),
-        Some(_) | None => None,
-    }
-}
-
-impl Bmc for Redfish {
-    fn lacks(&self, what: &str) -> BmcError {
-        self.http().unsupported(what)
-    }
-
-    async fn identity(&self) -> Result<BmcIdentity, BmcError> {
+    async fn read_identity(&self) -> Result<BmcIdentity, BmcError> {
         let (_, system) = self.system().await?;
         let s = &system.body;
         let manager = match view::link_of_first(s, &["Links", "ManagedBy"]) {
             Some(path) => Some(path.to_owned()),
-            None => match view::link(&*self.http().root().await?, &["Managers"]) {
-                Some(managers) => self.members(managers).await.ok().and_then(|m| m.into_iter().next()),
-                None => None,
-            },
+            None => {
+                let mut walk = Walk::new(self.http());
+                let root = self.http().root().await?;
+                let managers = walk.follow_members(&root, "Managers").await;
+                managers.ok().and_then(|m| m.into_iter().next()).map(|m| m.path)
+            }
         };
         // Its version is nice to have: a manager that cannot be read does not cost us the machine's identity.
         let bmc_firmware = match manager {
@@ -243,92 +249,142 @@ impl Bmc for Redfish {
             bios_version: view::text(s, "BiosVersion"),
         })
     }
+}
+
+impl Bmc for Redfish {
+    fn lacks(&self, what: &str) -> BmcError {
+        self.http().unsupported(what)
+    }
+
+    async fn identity(&self) -> Result<BmcIdentity, BmcError> {
+        self.read_identity().await
+    }
 
     async fn power(&self) -> Result<PowerState, BmcError> {
         self.read_power().await
     }
 
     async fn set_power(&self, action: PowerAction) -> Result<(), BmcError> {
-        let (_, system) = self.system().await?;
-        let mut state = view::power_state(&system.body).map_err(|what| self.http().nonsense(what))?;
-        if state == PowerState::Changing {
-            let (settled, reached) = self.wait_power(self.timing.settle, |s| s != PowerState::Changing).await?;
-            if !reached {
-                return Err(self.http().busy("its power state is changing for longer than expected"));
-            }
-            state = settled;
-        }
-        let action = match (action, state) {
-            (PowerAction::On, PowerState::On) | (PowerAction::Off | PowerAction::Soft, PowerState::Off) => return Ok(()),
-            // A cycle of a machine that is off ends with it on.
-            (PowerAction::Cycle, PowerState::Off) => PowerAction::On,
-            (PowerAction::Reset, PowerState::Off) => {
-                return Err(self.http().refused("the machine is off and cannot be reset; power it on instead"));
-            }
-            (other, _) => other,
-        };
-        let reset = view::reset_action(&system.body).ok_or_else(|| self.http().unsupported("power control (no ComputerSystem.Reset)"))?;
-        let allowed = match (reset.allowed, reset.action_info) {
-            (None, Some(info)) => view::action_info_allowed(&self.http().get(&info).await?.body),
-            (allowed, _) => allowed,
-        };
-        let plan = view::plan(action, allowed.as_deref()).ok_or_else(|| {
-            self.http().unsupported(format!("a way to do power {action} (it allows {})", allowed.unwrap_or_default().join(", ")))
-        })?;
-        let target = reset.target;
-        match (plan, action) {
-            (ResetPlan::One(kind), PowerAction::On) => self.reset(&target, kind, Some(PowerState::On)).await,
-            (ResetPlan::One(kind), PowerAction::Off) => self.reset(&target, kind, Some(PowerState::Off)).await,
-            // These end in the state they began in, or in the system's own time: the machine's signs of life are the evidence.
-            (ResetPlan::One(kind), PowerAction::Soft | PowerAction::Cycle | PowerAction::Reset) => self.reset(&target, kind, None).await,
-            (ResetPlan::OffThenOn(off, on), _) => {
-                self.reset(&target, off, Some(PowerState::Off)).await?;
-                let (state, is_off) = self.wait_power(self.timing.settle, |s| s == PowerState::Off).await?;
-                if !is_off {
-                    return Err(BmcError::NotEffective {
-                        address: self.http().address().to_owned(),
-                        what: format!("ResetType {off}"),
-                        evidence: format!("{} s later the power is still {state}", self.timing.settle.as_secs()),
-                    });
-                }
-                self.reset(&target, on, Some(PowerState::On)).await
-            }
-        }
+        self.change_power(action).await
     }
 
     async fn set_boot_once(&self, device: BootDevice, firmware: FirmwareKind) -> Result<BootSet, BmcError> {
-        let (path, system) = self.system().await?;
-        let boot = view::boot_override(&system.body).ok_or_else(|| self.http().unsupported("a choice of the next boot device"))?;
-        let target = view::boot_target(device, firmware, &boot).ok_or_else(|| {
-            self.http().unsupported(format!("the boot device {device} (it offers {})", boot.targets.clone().unwrap_or_default().join(", ")))
-        })?;
-        // Where the mode is already right it is left out: iLO 5 and some iDRACs refuse to have it written.
-        let wanted_mode = boot.mode.is_some().then(|| view::boot_mode(firmware));
-        let written_mode = wanted_mode.filter(|w| boot.mode.as_deref() != Some(*w));
-        self.patch_boot(&path, system.etag(), target, written_mode).await?;
-        let mut last = BootOverride::default();
-        let mut rewritten = false;
-        for pause in BOOT_READ_PAUSES.into_iter().map(Some).chain([None]) {
-            let system = self.http().get(&path).await?;
-            last = view::boot_override(&system.body).unwrap_or_default();
-            if let Some(set) = judge_boot(&last, target, wanted_mode) {
-                return Ok(set);
-            }
-            // Without a mode in the request some Supermicro boards fall back to Legacy: say it once.
-            if !rewritten && last.target.as_deref() == Some(target) && wanted_mode.is_some() && last.mode.as_deref() != wanted_mode {
-                rewritten = true;
-                self.patch_boot(&path, system.etag(), target, wanted_mode).await?;
-                continue;
-            }
-            if let Some(pause) = pause {
-                tokio::time::sleep(pause).await;
-            }
+        self.boot_once(device, firmware).await
+    }
+
+    async fn power_reset(&self, reset: ResetType) -> Result<(), BmcError> {
+        self.reset_by_type(reset).await
+    }
+
+    async fn supports(&self) -> Result<Vec<Support>, BmcError> {
+        self.capability_sheet().await
+    }
+
+    async fn boot_progress(&self) -> Result<Option<BootProgress>, BmcError> {
+        self.read_boot_progress().await
+    }
+
+    async fn boot_order(&self) -> Result<Found<BootOption>, BmcError> {
+        self.read_boot_order().await
+    }
+
+    async fn set_boot_order(&self, order: &[String]) -> Result<(), BmcError> {
+        self.write_boot_order(order).await
+    }
+
+    async fn sensors(&self) -> Result<Found<Sensor>, BmcError> {
+        self.read_sensors().await
+    }
+
+    async fn parts(&self) -> Result<Found<Part>, BmcError> {
+        self.read_parts().await
+    }
+
+    async fn logs(&self) -> Result<Vec<String>, BmcError> {
+        self.find_logs().await
+    }
+
+    async fn log_news(&self, log: &str, cursor: &LogCursor) -> Result<LogNews, BmcError> {
+        self.read_log(log, cursor).await
+    }
+
+    async fn clear_log(&self, log: &str, read_to: &LogCursor) -> Result<(), BmcError> {
+        self.clear(log, read_to).await
+    }
+
+    async fn firmware(&self) -> Result<Found<FirmwareItem>, BmcError> {
+        self.read_firmware().await
+    }
+
+    async fn start_firmware_update(&self, source: &FirmwareSource, targets: &[String]) -> Result<UpdateBegun, BmcError> {
+        self.start_update(source, targets).await
+    }
+
+    async fn task(&self, task: &str) -> Result<TaskState, BmcError> {
+        self.read_task(task).await
+    }
+
+    async fn bios(&self) -> Result<Found<BiosAttribute>, BmcError> {
+        self.read_bios().await
+    }
+
+    async fn set_bios(&self, settings: &[(String, String)]) -> Result<(), BmcError> {
+        self.stage_bios(settings).await
+    }
+
+    async fn accounts(&self) -> Result<Found<Account>, BmcError> {
+        self.read_accounts().await
+    }
+
+    async fn set_account_password(&self, account: &str, password: &Secret<String>) -> Result<(), BmcError> {
+        self.set_password(account, password).await
+    }
+
+    async fn put_account(&self, name: &str, password: &Secret<String>, enabled: bool) -> Result<Account, BmcError> {
+        self.make_account(name, password, enabled).await
+    }
+
+    async fn delete_account(&self, account: &str) -> Result<(), BmcError> {
+        self.remove_account(account).await
+    }
+
+    async fn media(&self) -> Result<Found<MediaSlot>, BmcError> {
+        self.read_media().await
+    }
+
+    async fn insert_media(&self, slot: &str, url: &str) -> Result<(), BmcError> {
+        self.insert(slot, url).await
+    }
+
+    async fn eject_media(&self, slot: &str) -> Result<(), BmcError> {
+        self.eject(slot).await
+    }
+
+    async fn locator_led(&self) -> Result<LedState, BmcError> {
+        self.read_led().await
+    }
+
+    async fn set_locator_led(&self, state: LedState, _off_after: Option<Duration>) -> Result<(), BmcError> {
+        self.write_led(state).await
+    }
+
+    async fn reset_bmc(&self) -> Result<(), BmcError> {
+        self.restart_bmc().await
+    }
+
+    async fn network(&self) -> Result<Found<BmcNetwork>, BmcError> {
+        self.read_network().await
+    }
+
+    async fn clock_offset(&self) -> Result<Option<i64>, BmcError> {
+        self.read_clock().await
+    }
+
+    async fn read_raw(&self, what: &str) -> Result<String, BmcError> {
+        if !(what.starts_with("/redfish/v1") || what == "/redfish") || what.contains("..") {
+            return Err(self.http().refused("only paths below /redfish/v1 are read"));
         }
-        let shown = |v: &Option<String>| v.clone().unwrap_or_else(|| "nothing".into());
-        Err(BmcError::NotEffective {
-            address: self.http().address().to_owned(),
-            what: format!("boot once from {target}"),
-            evidence: format!("it reads back target {}, {}, mode {}", shown(&last.target), shown(&last.enabled), shown(&last.mode)),
-        })
+        let reply = self.http().get(what).await?;
+        serde_json::to_string_pretty(&reply.body).map_err(|e| self.http().nonsense(e.to_string()))
     }
 }

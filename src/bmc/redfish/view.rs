@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use crate::bmc::redfish::quirks;
 use crate::domain::power::{BootDevice, FirmwareKind, PowerAction, PowerState};
 
 /// Longest text taken from a BMC for one field.
@@ -13,7 +14,12 @@ const MESSAGE_CAP: usize = 3;
 
 /// Cleans untrusted text: no control characters, no blanks around it, capped. `None` if nothing is left.
 pub fn clean(text: &str) -> Option<String> {
-    let out: String = text.trim().chars().filter(|c| !c.is_control()).take(TEXT_CAP).collect();
+    clean_to(text, TEXT_CAP)
+}
+
+/// As [`clean`], with another cap.
+pub fn clean_to(text: &str, cap: usize) -> Option<String> {
+    let out: String = text.trim().chars().filter(|c| !c.is_control()).take(cap).collect();
     let out = out.trim();
     (!out.is_empty()).then(|| out.to_owned())
 }
@@ -37,17 +43,10 @@ pub fn link_of_first<'a>(value: &'a Value, path: &[&str]) -> Option<&'a str> {
     path.iter().try_fold(value, |v, field| v.get(field))?.as_array()?.first()?.get("@odata.id")?.as_str()
 }
 
-/// The serial number as the machine itself shows it in SMBIOS. Dell puts the service tag there, which Redfish calls
-/// `SKU`; its `SerialNumber` is the board's (seen: PowerEdge R750, iDRAC 9 6.00.30.00).
+/// The serial number as the machine itself shows it in SMBIOS.
 pub fn serial(system: &Value) -> Option<String> {
-    let dell = text(system, "Manufacturer").is_some_and(|m| m.starts_with("Dell"));
-    (if dell { text(system, "SKU") } else { None }).or_else(|| text(system, "SerialNumber"))
-}
-
-/// The `@odata.id`s of an array of links; entries without one are skipped.
-pub fn links<'a>(value: &'a Value, field: &str) -> Vec<&'a str> {
-    let members = value.get(field).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
-    members.iter().filter_map(|m| m.get("@odata.id")?.as_str()).collect()
+    let field = text(system, "Manufacturer").and_then(|m| quirks::serial_field(&m));
+    field.and_then(|f| text(system, f)).or_else(|| text(system, "SerialNumber"))
 }
 
 /// Parses an answer's body. A byte order mark before the JSON is tolerated (sent by some firmware).
@@ -109,7 +108,8 @@ pub fn action_info_allowed(info: &Value) -> Option<Vec<String>> {
     allowable(reset_type, "AllowableValues")
 }
 
-fn allowable(value: &Value, field: &str) -> Option<Vec<String>> {
+/// A list of allowed values; `None` where there is none.
+pub fn allowable(value: &Value, field: &str) -> Option<Vec<String>> {
     let values: Vec<_> = value.get(field)?.as_array()?.iter().filter_map(|v| v.as_str().map(str::to_owned)).collect();
     (!values.is_empty()).then_some(values)
 }
@@ -284,8 +284,6 @@ mod tests {
         assert_eq!(text(&system, "SerialNumber").as_deref(), Some("AB12"));
         assert_eq!((text(&system, "Manufacturer"), text(&system, "UUID"), text(&system, "AssetTag")), (None, None, None));
         assert_eq!(text(&json!({"Model": "x".repeat(9000)}), "Model").unwrap().len(), TEXT_CAP);
-        assert_eq!(links(&json!({"Members": [{"@odata.id": "/a"}, {}, null, {"@odata.id": 3}]}), "Members"), ["/a"]);
-        assert_eq!(links(&json!({"Members": null}), "Members"), Vec::<&str>::new());
     }
 
     #[test]

@@ -76,6 +76,8 @@ pub fn settings() -> BmcSettings {
             settle: Duration::from_millis(600),
             poll: Duration::from_millis(50),
             call: Duration::from_secs(30),
+            walk: Duration::from_secs(60),
+            upload: Duration::from_secs(60),
         },
         write_gap: Duration::from_millis(20),
         ..BmcSettings::default()

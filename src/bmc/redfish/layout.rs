@@ -1,0 +1,93 @@
+//! Which systems, chassis and managers belong to the machine we were asked about.
+
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use crate::bmc::BmcError;
+use crate::bmc::redfish::Redfish;
+use crate::bmc::redfish::read::{self, Reader};
+use crate::bmc::redfish::view;
+use crate::bmc::redfish::walk::{Resource, Walk, tidy};
+
+/// The resources of one machine.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Layout {
+    /// The system that is switched and booted.
+    pub system: String,
+    /// All systems that are this machine: accelerator trays come as systems of their own beside the one that boots.
+    pub systems: Vec<String>,
+    pub chassis: Vec<String>,
+    pub managers: Vec<String>,
+}
+
+/// Whether a system can be told what to boot and be reset: what one machine has, and accelerator baseboards, hypervisors and
+/// DPUs that are listed beside it have not.
+pub fn is_machine(system: &Value) -> bool {
+    let is_virtual =
+        system.get("SystemType").and_then(Value::as_str).is_some_and(|t| matches!(t, "Virtual" | "VirtuallyPartitioned" | "OS" | "DPU"));
+    let boots = system.get("Boot").is_some_and(|b| b.get("BootSourceOverrideTarget").is_some() || b.get("BootOrder").is_some());
+    !is_virtual && boots && view::reset_action(system).is_some()
+}
+
+impl Redfish {
+    /// The machine's resources, found once per connection.
+    pub(super) async fn layout(&self, walk: &mut Walk<'_>) -> Result<Arc<Layout>, BmcError> {
+        let system = self.system_path().await?;
+        if let Some(layout) = self.kept_layout(&system) {
+            return Ok(layout);
+        }
+        let layout = Arc::new(find(walk, &system).await?);
+        // An incomplete look is not kept: the next call sees the rest.
+        if walk.unread.is_empty() {
+            self.keep_layout(Arc::clone(&layout));
+        }
+        Ok(layout)
+    }
+}
+
+async fn find(walk: &mut Walk<'_>, system: &str) -> Result<Layout, BmcError> {
+    let root = walk.root().await?;
+    let systems = walk.follow_members(&root.body, "Systems").await?;
+    let machines = systems.iter().filter(|s| is_machine(&s.body)).count();
+    // One machine behind this BMC: all that the BMC lists is its. Several (a shared front such as sushy-emulator's): only what is
+    // linked from ours.
+    if machines <= 1 {
+        let paths = |resources: Vec<Resource>| resources.into_iter().map(|r| r.path).collect::<Vec<_>>();
+        let mut all = paths(systems);
+        if !all.iter().any(|s| tidy(s) == tidy(system)) {
+            all.insert(0, system.to_owned());
+        }
+        let chassis = paths(walk.follow_members(&root.body, "Chassis").await?);
+        let managers = paths(walk.follow_members(&root.body, "Managers").await?);
+        return Ok(Layout { system: system.to_owned(), systems: all, chassis, managers });
+    }
+    let mut layout = Layout { system: system.to_owned(), systems: vec![system.to_owned()], ..Layout::default() };
+    let Some(ours) = walk.get(system).await? else { return Ok(layout) };
+    if let Some(links) = walk.reader(&ours).inside("Links") {
+        layout.managers = links.links("ManagedBy").into_iter().map(tidy).collect();
+        layout.chassis = links.links("Chassis").into_iter().map(tidy).collect();
+    }
+    // Enclosures within them, level by level; the list only grows and each is looked at once.
+    let mut i = 0;
+    while i < layout.chassis.len() && i < 256 {
+        if let Some(chassis) = walk.get(&layout.chassis[i].clone()).await? {
+            for inner in contained(&mut walk.reader(&chassis)) {
+                if !layout.chassis.contains(&inner) {
+                    layout.chassis.push(inner);
+                }
+            }
+        }
+        i += 1;
+    }
+    Ok(layout)
+}
+
+fn contained(r: &mut Reader) -> Vec<String> {
+    r.inside("Links").map(|links| links.links("Contains").into_iter().map(tidy).collect()).unwrap_or_default()
+}
+
+/// The link in a field of a body, owned.
+pub fn link(body: &Value, field: &str) -> Option<String> {
+    body.get(field).and_then(read::link_of).map(str::to_owned)
+}
