@@ -1,5 +1,6 @@
 //! The `hostler` command: the service itself, and a client that speaks the public API only.
 
+mod bmc;
 mod client;
 mod image;
 mod image_source;
@@ -49,6 +50,10 @@ pub enum CliError {
     #[error("{what}")]
     Failed { what: String, hint: String },
     #[error("{what}")]
+    BmcUnreachable { what: String, hint: String },
+    #[error("{what}")]
+    NotAllowed { what: String, hint: String },
+    #[error("{what}")]
     WaitOver { what: String, hint: String },
     #[error("interrupted; the work goes on: {hint}")]
     Interrupted { hint: String },
@@ -65,7 +70,8 @@ impl CliError {
                 409 | 412 => Exit::Conflict,
                 _ => Exit::Failed,
             },
-            Self::Unreachable { .. } => Exit::Unreachable,
+            Self::Unreachable { .. } | Self::BmcUnreachable { .. } => Exit::Unreachable,
+            Self::NotAllowed { .. } => Exit::NotAllowed,
             Self::Usage { .. } => Exit::Usage,
             Self::Failed { .. } => Exit::Failed,
             Self::WaitOver { .. } => Exit::WaitOver,
@@ -78,9 +84,11 @@ impl CliError {
         match self {
             Self::Problem(p) => p.hint.as_deref(),
             Self::Unreachable { .. } => Some("start it with: hostler serve; or name another one with --url or HOSTLER_URL"),
-            Self::Usage { hint, .. } | Self::Failed { hint, .. } | Self::WaitOver { hint, .. } => {
-                Some(hint).filter(|h| !h.is_empty()).map(String::as_str)
-            }
+            Self::Usage { hint, .. }
+            | Self::Failed { hint, .. }
+            | Self::BmcUnreachable { hint, .. }
+            | Self::NotAllowed { hint, .. }
+            | Self::WaitOver { hint, .. } => Some(hint).filter(|h| !h.is_empty()).map(String::as_str),
             Self::Interrupted { .. } | Self::Partial { .. } => None,
         }
     }
@@ -154,6 +162,9 @@ enum Command {
     /// Files that machines boot from
     #[command(subcommand)]
     Netboot(netboot::Verb),
+    /// One BMC, without a running service
+    #[command(subcommand)]
+    Bmc(bmc::Verb),
     /// Machines
     #[command(subcommand, visible_alias = "machines")]
     Machine(machine::Verb),
@@ -209,6 +220,7 @@ fn run(cli: Cli) -> Result<()> {
             Ok(())
         }
         Command::Netboot(verb) => netboot::run(&cli.global, &verb),
+        Command::Bmc(verb) => bmc::run(&cli.global, verb),
         Command::Machine(verb) => speak(&cli.global, async |client| machine::run(&client, verb).await),
         Command::Image(verb) => speak(&cli.global, async |client| image::run_image(&client, verb).await),
         Command::Racks(verb) => speak(&cli.global, async |client| image::run_racks(&client, verb).await),

@@ -131,6 +131,17 @@ pub(super) async fn run_user(client: &Client, verb: UserVerb) -> Result<()> {
 }
 
 /// Never from the command line, where other users of the computer see it.
+/// Asks for a password that is known already: once, without the second time that catches slips in a new one.
+pub(super) fn ask_once(prompt: &str) -> Result<String> {
+    let failed = |e: std::io::Error| CliError::Failed { what: format!("cannot read a password: {e}"), hint: String::new() };
+    if std::io::stdin().is_terminal() {
+        return rpassword::prompt_password(prompt).map_err(failed);
+    }
+    let mut text = String::new();
+    std::io::stdin().lock().read_line(&mut text).map_err(failed)?;
+    Ok(text.trim_end_matches(['\r', '\n']).to_owned())
+}
+
 pub(super) fn ask_password(prompt: &str) -> Result<String> {
     let failed = |e: std::io::Error| CliError::Failed { what: format!("cannot read a password: {e}"), hint: String::new() };
     if std::io::stdin().is_terminal() {
