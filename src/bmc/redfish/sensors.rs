@@ -5,7 +5,7 @@
 //! so that a sensor that two sources show keeps one id: an expanded collection first (one request for all), then Thermal and
 //! Power, then single members of a collection that cannot be expanded, and only those that the others do not show.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -42,8 +42,17 @@ pub enum Source {
 /// The sources and since when they are known.
 #[derive(Clone, Debug)]
 pub struct Route {
-    pub sources: Vec<Source>,
+    /// With the place in the list of chassis, because two chassis may use one name.
+    pub sources: Vec<(usize, Source)>,
     pub found_at: Instant,
+}
+
+/// Descriptions of which one sensor may have several.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Class {
+    Sensors,
+    Legacy,
+    Excerpts,
 }
 
 impl Redfish {
@@ -65,7 +74,7 @@ impl Redfish {
         let mut walk = Walk::new(self.http());
         let layout = self.layout(&mut walk).await?;
         let mut sources = Vec::new();
-        for chassis in &layout.chassis {
+        for (at, chassis) in layout.chassis.iter().enumerate() {
             let Some(chassis) = walk.get(chassis).await? else { continue };
             let link = |field: &str| chassis.body.get(field).and_then(crate::bmc::redfish::read::link_of).map(str::to_owned);
             let (sensors, thermal, power) = (link("Sensors"), link("Thermal"), link("Power"));
@@ -75,27 +84,27 @@ impl Redfish {
                 let members = walk.members(&collection).await?;
                 has_collection = !members.is_empty();
                 if self.http().expand_works() {
-                    push(&mut sources, Source::Collection(collection));
+                    push(&mut sources, at, Source::Collection(collection));
                 } else {
                     singles = members.into_iter().map(|m| Source::Member(m.path)).collect();
                 }
             }
             let has_legacy = thermal.is_some() || power.is_some();
             for legacy in [thermal, power].into_iter().flatten() {
-                push(&mut sources, if has_collection { Source::LegacyBeside(legacy) } else { Source::Legacy(legacy) });
+                push(&mut sources, at, if has_collection { Source::LegacyBeside(legacy) } else { Source::Legacy(legacy) });
             }
-            singles.into_iter().for_each(|s| push(&mut sources, s));
+            singles.into_iter().for_each(|s| push(&mut sources, at, s));
             // Excerpts are copies of sensors, so they are asked only where those are not to be had.
             if !has_collection && !has_legacy {
                 for subsystem in ["ThermalSubsystem", "PowerSubsystem", "EnvironmentMetrics"] {
-                    link(subsystem).into_iter().for_each(|s| push(&mut sources, Source::Excerpts(s)));
+                    link(subsystem).into_iter().for_each(|s| push(&mut sources, at, Source::Excerpts(s)));
                 }
             }
         }
         let (sensors, used) = read_route(&mut walk, &sources).await?;
         // A source that was read and showed nothing new is not asked again within the hour; one that could not be read is.
         let unread = |s: &Source| walk.unread.iter().any(|u| u.source == s.path());
-        let sources = sources.into_iter().filter(|s| used.contains(s.path()) || unread(s)).collect();
+        let sources = sources.into_iter().filter(|(_, s)| used.contains(s.path()) || unread(s)).collect();
         self.keep_sensor_route(&layout.system, Route { sources, found_at: Instant::now() });
         Ok(walk.found(sensors))
     }
@@ -107,20 +116,29 @@ impl Source {
             Self::Collection(path) | Self::Legacy(path) | Self::LegacyBeside(path) | Self::Member(path) | Self::Excerpts(path) => path,
         }
     }
+
+    fn class(&self) -> Class {
+        match self {
+            Self::Collection(_) | Self::Member(_) => Class::Sensors,
+            Self::Legacy(_) | Self::LegacyBeside(_) => Class::Legacy,
+            Self::Excerpts(_) => Class::Excerpts,
+        }
+    }
 }
 
-fn push(sources: &mut Vec<Source>, source: Source) {
-    if !sources.contains(&source) {
-        sources.push(source);
+/// Adds a source unless another chassis links it too.
+fn push(sources: &mut Vec<(usize, Source)>, chassis: usize, source: Source) {
+    if !sources.iter().any(|(_, known)| *known == source) {
+        sources.push((chassis, source));
     }
 }
 
 /// Reads the sources in order. Gives the sensors and the paths of sources that showed something no earlier one had.
-async fn read_route(walk: &mut Walk<'_>, sources: &[Source]) -> Result<(Vec<Sensor>, HashSet<String>), BmcError> {
+async fn read_route(walk: &mut Walk<'_>, sources: &[(usize, Source)]) -> Result<(Vec<Sensor>, HashSet<String>), BmcError> {
     let (mut out, mut used): (Vec<Sensor>, HashSet<String>) = (Vec::new(), HashSet::new());
-    let mut known: HashSet<(SensorKind, String)> = HashSet::new();
+    let mut known: HashMap<(usize, SensorKind, String), Class> = HashMap::new();
     let mut ids: HashSet<String> = HashSet::new();
-    for source in sources {
+    for (chassis, source) in sources {
         let fresh = match source {
             Source::Collection(path) => {
                 let members = walk.members(path).await?;
@@ -140,18 +158,16 @@ async fn read_route(walk: &mut Walk<'_>, sources: &[Source]) -> Result<(Vec<Sens
             },
             Source::Excerpts(path) => excerpts(walk, path).await?,
         };
-        // Names are compared between sources, not within one: two fans may have one name.
-        let mut names = Vec::new();
         for sensor in fresh {
-            let name = (sensor.kind, plain_name(&sensor.name));
-            if known.contains(&name) || !ids.insert(sensor.id.clone()) {
+            // Names are compared between descriptions, not within one: two fans, two power supplies may share a name.
+            let name = (*chassis, sensor.kind, plain_name(&sensor.name));
+            let class = *known.entry(name).or_insert(source.class());
+            if class != source.class() || !ids.insert(sensor.id.clone()) {
                 continue;
             }
             used.insert(source.path().to_owned());
-            names.push(name);
             out.push(sensor);
         }
-        known.extend(names);
     }
     Ok((out, used))
 }

@@ -250,7 +250,7 @@ async fn assembly(walk: &mut Walk<'_>, chassis: &Resource, list: &mut List) -> R
         if part.state == PartState::NotSaid && part.serial.is_none() && part.part_number.is_none() {
             continue;
         }
-        let name = part.name.to_ascii_lowercase();
+        let name = format!("{} {}", part.name, part.model.as_deref().unwrap_or_default()).to_ascii_lowercase();
         let is_board = matches!(context.as_str(), "SystemBoard" | "Board") && !name.contains("riser") && !name.contains("dimm")
             || name.contains("system board")
             || name.contains("planar")
@@ -258,7 +258,10 @@ async fn assembly(walk: &mut Walk<'_>, chassis: &Resource, list: &mut List) -> R
         if is_board {
             part.kind = PartKind::Baseboard;
         }
-        list.add_doubtful(part);
+        // Without a serial it is the label of a part that is listed elsewhere (iDRAC 9: one for each DIMM and drive).
+        if is_board || part.serial.is_some() {
+            list.add_doubtful(part);
+        }
     }
     Ok(())
 }
