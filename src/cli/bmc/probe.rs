@@ -90,7 +90,6 @@ pub struct Failure {
 
 /// Reads a BMC, area by area. Only a BMC that cannot be identified at all is an error.
 pub async fn read(bmcs: &Bmcs, machine: MachineId, access: &BmcAccess) -> Result<Report, BmcError> {
-    #[expect(clippy::disallowed_methods, reason = "how long the probe took, for the person at the terminal")]
     let begun = Instant::now();
     let identity = bmcs.identity(machine, access).await?;
     // The key seen now is the one that every further connection must show.

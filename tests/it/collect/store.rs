@@ -254,7 +254,14 @@ async fn how_far_a_log_was_read_is_kept() {
         let store = &on.store;
         let id = machine(store, 1).await;
         let cursor = LogCursor { epoch: "2026".to_owned(), seen: vec![Sha256([7; 32])], last_id: "12".to_owned() };
-        let news = LogNews { entries: vec![], cursor: cursor.clone(), new_epoch: false, may_have_lost: false, fill: Some((12, 512)) };
+        let news = LogNews {
+            entries: vec![],
+            cursor: cursor.clone(),
+            new_epoch: false,
+            may_have_lost: false,
+            fill: Some((12, 512)),
+            not_understood: vec![],
+        };
         write(store, async |tx| tx.put_log_mark(id, "sel", 3, &news, at(5)).await.unwrap()).await;
         let marks = store.log_marks(id).await.unwrap();
         assert_eq!((marks.len(), &marks[0].cursor, marks[0].epoch, marks[0].fill), (1, &cursor, 3, Some((12, 512))), "{}", on.name);
