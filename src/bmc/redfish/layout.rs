@@ -19,15 +19,26 @@ pub struct Layout {
     pub systems: Vec<String>,
     pub chassis: Vec<String>,
     pub managers: Vec<String>,
+    /// Switches between accelerators (NVLink) and PCIe switches.
+    pub fabrics: Vec<String>,
 }
 
-/// Whether a system can be told what to boot and be reset: what one machine has, and accelerator baseboards, hypervisors and
-/// DPUs that are listed beside it have not.
-pub fn is_machine(system: &Value) -> bool {
+/// How much a system looks like a machine: it can be reset, told what to boot, and has a BIOS. Accelerator baseboards, hypervisors
+/// and DPUs that are listed beside it lack some of that.
+fn rank(system: &Value) -> u8 {
     let is_virtual =
         system.get("SystemType").and_then(Value::as_str).is_some_and(|t| matches!(t, "Virtual" | "VirtuallyPartitioned" | "OS" | "DPU"));
     let boots = system.get("Boot").is_some_and(|b| b.get("BootSourceOverrideTarget").is_some() || b.get("BootOrder").is_some());
-    !is_virtual && boots && view::reset_action(system).is_some()
+    let bios = system.get("BiosVersion").is_some_and(|v| !v.is_null()) || system.get("Bios").is_some();
+    let points = [(view::reset_action(system).is_some(), 1), (boots, 2), (bios, 2), (!is_virtual, 1)];
+    points.into_iter().filter(|(holds, _)| *holds).map(|(_, points)| points).sum()
+}
+
+/// The one system that looks most like a machine; `None` where several do, or none at all.
+pub fn machine_of(systems: &[Resource]) -> Option<&Resource> {
+    let best = systems.iter().map(|s| rank(&s.body)).max()?;
+    let mut bests = systems.iter().filter(|s| rank(&s.body) == best);
+    bests.next().filter(|_| bests.next().is_none())
 }
 
 impl Redfish {
@@ -49,10 +60,10 @@ impl Redfish {
 async fn find(walk: &mut Walk<'_>, system: &str) -> Result<Layout, BmcError> {
     let root = walk.root().await?;
     let systems = walk.follow_members(&root.body, "Systems").await?;
-    let machines = systems.iter().filter(|s| is_machine(&s.body)).count();
-    // One machine behind this BMC: all that the BMC lists is its. Several (a shared front such as sushy-emulator's): only what is
-    // linked from ours.
-    if machines <= 1 {
+    // One machine behind this BMC, and it is ours: all that the BMC lists is its. Several (a shared front such as
+    // sushy-emulator's): only what is linked from ours.
+    let is_alone = systems.len() <= 1 || machine_of(&systems).is_some_and(|m| tidy(&m.path) == tidy(system));
+    if is_alone {
         let paths = |resources: Vec<Resource>| resources.into_iter().map(|r| r.path).collect::<Vec<_>>();
         let mut all = paths(systems);
         if !all.iter().any(|s| tidy(s) == tidy(system)) {
@@ -60,7 +71,8 @@ async fn find(walk: &mut Walk<'_>, system: &str) -> Result<Layout, BmcError> {
         }
         let chassis = paths(walk.follow_members(&root.body, "Chassis").await?);
         let managers = paths(walk.follow_members(&root.body, "Managers").await?);
-        return Ok(Layout { system: system.to_owned(), systems: all, chassis, managers });
+        let fabrics = paths(walk.follow_members(&root.body, "Fabrics").await?);
+        return Ok(Layout { system: system.to_owned(), systems: all, chassis, managers, fabrics });
     }
     let mut layout = Layout { system: system.to_owned(), systems: vec![system.to_owned()], ..Layout::default() };
     let Some(ours) = walk.get(system).await? else { return Ok(layout) };

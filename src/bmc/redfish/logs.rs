@@ -117,6 +117,7 @@ impl Redfish {
         if is_newest_first(&entries) {
             entries.reverse();
         }
+        complete &= listed.is_none_or(|n| usize::try_from(n).is_ok_and(|n| n <= entries.len()));
         if entries.len() > ENTRY_CAP {
             complete = false;
             entries.drain(..entries.len() - ENTRY_CAP);

@@ -35,7 +35,7 @@ use serde_json::Value;
 
 use crate::bmc::limit::Pace;
 use crate::bmc::redfish::http::{Http, Reply};
-use crate::bmc::redfish::layout::{Layout, is_machine};
+use crate::bmc::redfish::layout::{Layout, machine_of};
 use crate::bmc::redfish::sensors::Route;
 use crate::bmc::redfish::walk::{Member, Walk};
 use crate::bmc::{Bmc, BmcAccess, BmcError, BootSet, Timing};
@@ -174,14 +174,11 @@ impl Redfish {
 
     /// The one system that can be booted and reset, where others (accelerator trays, DPUs, hypervisors) are listed beside it.
     async fn machine_among(&self, walk: &mut Walk<'_>, members: &[String]) -> Result<String, BmcError> {
-        let mut machines = Vec::new();
         if members.len() <= SYSTEMS_LOOKED_AT {
-            for member in members {
-                machines.extend(walk.get(member).await?.filter(|m| is_machine(&m.body)).map(|m| m.path));
+            let systems = walk.get_all(members).await?;
+            if let Some(machine) = machine_of(&systems) {
+                return Ok(machine.path.clone());
             }
-        }
-        if let [one] = machines.as_slice() {
-            return Ok(one.clone());
         }
         let first = members.first().map(String::as_str).unwrap_or_default();
         let shown = members.iter().take(4).map(|m| view::clean(m).unwrap_or_default()).collect::<Vec<_>>().join(", ");

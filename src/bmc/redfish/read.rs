@@ -451,4 +451,53 @@ mod tests {
             (Some(3723.5), Some(86401.0), None, None)
         );
     }
+
+    fn any_json() -> impl proptest::strategy::Strategy<Value = Value> {
+        use proptest::prelude::*;
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<f64>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            ".{0,20}".prop_map(Value::from),
+        ];
+        let name = prop_oneof![
+            Just("Status"),
+            Just("State"),
+            Just("Health"),
+            Just("Location"),
+            Just("PartLocation"),
+            Just("ServiceLabel"),
+            Just("Name"),
+            Just("SerialNumber"),
+            Just("Conditions"),
+            Just("@odata.id"),
+            Just("Reading"),
+            Just("LocationOrdinalValue"),
+            Just("Created"),
+        ];
+        leaf.prop_recursive(4, 32, 4, move |inner| {
+            prop_oneof![
+                proptest::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+                proptest::collection::vec((name.clone(), inner), 0..6)
+                    .prop_map(|fields| { Value::Object(fields.into_iter().map(|(n, v)| (n.to_owned(), v)).collect()) }),
+            ]
+        })
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_value_in_any_field_makes_the_reader_panic(body in any_json(), text in ".{0,40}") {
+            let mut odd = Vec::new();
+            let mut r = Reader::new(&body, "/x", &mut odd);
+            let part = r.part(PartKind::Other);
+            proptest::prop_assert!(part.name.chars().count() <= 256);
+            let mut metrics = std::collections::BTreeMap::new();
+            r.metrics_into(&mut metrics);
+            drop((r.count("Reading"), r.duration_secs("Created"), r.time("Created"), r.mac("Name"), r.words("Status"), r.links("Status")));
+            proptest::prop_assert!(read_duration(&text).is_none_or(f64::is_finite));
+            proptest::prop_assert!(read_time(&text).is_none_or(|t| t == t.to_string().parse().unwrap()));
+            proptest::prop_assert!(odd.len() <= ODDITY_CAP);
+        }
+    }
 }

@@ -10,7 +10,7 @@ use serde::Serialize;
 use crate::bmc::{Answer, BmcAccess, BmcError, Bmcs};
 use crate::cli::bmc::problems::{self, Problem};
 use crate::clock;
-use crate::domain::bmc::{BmcIdentity, BmcProtocol};
+use crate::domain::bmc::{BmcAddress, BmcIdentity, BmcProtocol};
 use crate::domain::bmc_features::{
     Account, BiosAttribute, BmcNetwork, BootOption, BootProgress, FirmwareItem, Found, LedState, MediaSlot, Oddity, Support,
 };
@@ -92,8 +92,10 @@ pub struct Failure {
 pub async fn read(bmcs: &Bmcs, machine: MachineId, access: &BmcAccess) -> Result<Report, BmcError> {
     let begun = Instant::now();
     let identity = bmcs.identity(machine, access).await?;
-    // The key seen now is the one that every further connection must show.
-    let access = &BmcAccess { tls_pin: identity.tls_pin.or(access.tls_pin), prefer: Some(identity.protocol), ..access.clone() };
+    // The key seen now is the one that every further connection must show, and the protocol that answered is the one that is
+    // described: a report mixed of two would be of neither.
+    let address = BmcAddress { protocol: Some(identity.protocol), ..access.address.clone() };
+    let access = &BmcAccess { address, tls_pin: identity.tls_pin.or(access.tls_pin), ..access.clone() };
     let mut notes = Notes::default();
     let power = notes.take("power", bmcs.power(machine, access).await);
     let boot_progress = notes.take("boot_progress", bmcs.boot_progress(machine, access).await).flatten();

@@ -3,9 +3,12 @@
 mod captures;
 mod client;
 mod crates;
+mod hostile;
 mod ipmi_peers;
 pub mod kit;
+mod probe;
 pub mod process;
 mod recorded;
 mod sushy;
 mod trees;
+mod writes;

@@ -49,6 +49,11 @@ const SYSTEM_LINKS: &[&str] = &[
     "FabricAdapters",
     "OperatingSystem",
     "KeyManagement",
+    "Composition",
+    "HostedServices",
+    "Measurements",
+    "ResourceBlocks",
+    "Metrics",
     "VirtualMediaConfig",
     "MeasuredBoot",
     "ProcessorSummary",
@@ -82,6 +87,10 @@ const CHASSIS_LINKS: &[&str] = &[
     "Controls",
     "Doors",
     "PowerDistribution",
+    "Measurements",
+    "ResourceBlocks",
+    "HeatingCoolingInterfaces",
+    "Metrics",
     "ThermalMetrics",
 ];
 
@@ -116,6 +125,9 @@ impl Redfish {
             for path in &layout.systems {
                 network::interfaces(&mut walk, path, &mut list).await?;
             }
+        }
+        for path in &layout.fabrics {
+            network::switches(&mut walk, path, &mut list).await?;
         }
         for path in &layout.managers {
             if let Some(manager) = walk.get(path).await? {

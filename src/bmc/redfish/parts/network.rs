@@ -165,6 +165,22 @@ fn pcie_part(r: &mut Reader) -> Part {
     part
 }
 
+/// The switches of a fabric.
+pub async fn switches(walk: &mut Walk<'_>, fabric: &str, list: &mut List) -> Result<(), BmcError> {
+    let Some(fabric) = walk.get(fabric).await? else { return Ok(()) };
+    for switch in walk.follow_members(&fabric.body, "Switches").await? {
+        let mut part = walk.reader(&switch).part(PartKind::Other);
+        if let Some(metrics) = walk.follow(&switch.body, "Metrics").await? {
+            let mut r = walk.reader(&metrics);
+            if let Some(mut errors) = r.inside("PCIeErrors") {
+                pcie_errors(&mut errors, &mut part);
+            }
+        }
+        list.add(part);
+    }
+    Ok(())
+}
+
 /// Ports known only as interfaces of the system (trees before NetworkAdapters).
 pub async fn interfaces(walk: &mut Walk<'_>, system: &str, list: &mut List) -> Result<(), BmcError> {
     let Some(system) = walk.get(system).await? else { return Ok(()) };
