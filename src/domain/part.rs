@@ -131,6 +131,8 @@ pub struct PartFacts {
     /// Time spent throttled for heat and for power, since the BMC's own zero.
     pub thermal_throttle_secs: Option<f64>,
     pub power_throttle_secs: Option<f64>,
+    /// When it last started (Redfish Manager `LastResetTime`): a change is a restart of the BMC, with its subscriptions gone (BMC-5).
+    pub last_reset: Option<crate::domain::time::Timestamp>,
     /// The worst health of this part and all below it (Redfish `HealthRollup`).
     pub health_rollup: Option<Health>,
     /// RAID level, rebuild and similar operations under way, in the BMC's words.

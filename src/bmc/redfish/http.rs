@@ -5,13 +5,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use reqwest::header::{HeaderMap, HeaderName, HeaderValue, IF_MATCH, LOCATION, RETRY_AFTER};
+use reqwest::header::{HeaderMap, HeaderValue, IF_MATCH, LOCATION, RETRY_AFTER};
 use reqwest::multipart::{Form, Part};
 use reqwest::{Method, StatusCode, Url};
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio::sync::Semaphore;
 
 use crate::bmc::limit::Pace;
+use crate::bmc::redfish::login::Login;
 use crate::bmc::redfish::pin::Pin;
 use crate::bmc::redfish::view::{self, Complaint, NOT_NOW};
 use crate::bmc::{BmcAccess, BmcError, Timing};
@@ -49,31 +50,19 @@ impl Reply {
     }
 }
 
-/// How a request proves who we are.
-#[derive(Clone, Debug)]
-enum Login {
-    Session {
-        token: HeaderValue,
-        path: Option<String>,
-    },
-    Basic,
-    /// No user was given: open trees (recordings, emulators without passwords) are read without a login.
-    Nobody,
-}
-
 /// One connection pool and one login.
 pub struct Http {
     client: reqwest::Client,
     base: Url,
-    address: String,
-    user: String,
-    password: Secret<String>,
+    pub(super) address: String,
+    pub(super) user: String,
+    pub(super) password: Secret<String>,
     pin: Option<Arc<Pin>>,
     timing: Timing,
-    login: Mutex<Option<Login>>,
+    pub(super) login: Mutex<Option<Login>>,
     proven: AtomicBool,
     /// One login at a time: the second waits and uses the first one's session.
-    login_turn: Semaphore,
+    pub(super) login_turn: Semaphore,
     pace: Arc<Pace>,
     root: Mutex<Option<Arc<Value>>>,
     /// The only member of `Systems`, once found.
@@ -90,7 +79,8 @@ enum Expand {
     Useless,
 }
 
-enum Body<'a> {
+/// What a request carries.
+pub enum Body<'a> {
     None,
     Json(&'a Value),
     File(&'a Path),
@@ -298,16 +288,8 @@ impl Http {
         }
     }
 
-    fn unauthorized(&self) -> BmcError {
+    pub(super) fn unauthorized(&self) -> BmcError {
         BmcError::Unauthorized { address: self.address.clone(), user: self.user.clone() }
-    }
-
-    fn current_login(&self) -> Option<Login> {
-        self.login.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    fn set_login(&self, login: Option<Login>) {
-        *self.login.lock().unwrap_or_else(PoisonError::into_inner) = login;
     }
 
     /// A request with our login. A session the BMC no longer knows is replaced once; a refused login is final.
@@ -323,8 +305,9 @@ impl Http {
         }
         match &login {
             // Expired, or the BMC restarted. Seen also: HPE answers 401 now and then to a good session.
-            Login::Session { token, .. } if !fresh => {
+            Login::Session { token, path: old } if !fresh => {
                 let login = self.log_in(Some(token)).await?;
+                self.drop_session(old.as_deref(), &login).await;
                 let reply = self.with_login(&method, path, &body, if_match, &login).await?;
                 if reply.status == StatusCode::UNAUTHORIZED {
                     Err(self.refused("it accepts our login and then answers 401"))
@@ -359,7 +342,7 @@ impl Http {
     }
 
     /// A GET, repeated as [`READ_PAUSES`] says.
-    async fn read(&self, path: &str, login: Option<&Login>) -> Result<Reply, BmcError> {
+    pub(super) async fn read(&self, path: &str, login: Option<&Login>) -> Result<Reply, BmcError> {
         for pause in READ_PAUSES {
             match self.once(&Method::GET, path, &Body::None, HeaderMap::new(), login).await {
                 Ok(reply) if reply.status == StatusCode::SERVICE_UNAVAILABLE => {
@@ -377,7 +360,7 @@ impl Http {
     }
 
     /// One exchange, redirects within the origin included.
-    async fn once(
+    pub(super) async fn once(
         &self,
         method: &Method,
         path: &str,
@@ -483,75 +466,6 @@ impl Http {
             && url.username().is_empty()
             && url.password().is_none();
         if same { Ok(url) } else { Err(self.nonsense(format!("a link to another place: {:?}", view::clean(link).unwrap_or_default()))) }
-    }
-
-    /// Opens a session (DSP0266, section 13.3.4.2), or settles for basic authentication where there are none.
-    /// `stale` is the token that was refused; if another request replaced it meanwhile, that login is used.
-    async fn log_in(&self, stale: Option<&HeaderValue>) -> Result<Login, BmcError> {
-        let root = self.root().await?;
-        let _turn = self.login_turn.acquire().await.map_err(|_| self.busy("this connection is being closed"))?;
-        match (self.current_login(), stale) {
-            (Some(Login::Session { token, .. }), Some(stale)) if token == *stale => {}
-            (Some(login), _) => return Ok(login),
-            (None, _) => {}
-        }
-        self.set_login(None);
-        if self.user.is_empty() {
-            self.set_login(Some(Login::Nobody));
-            return Ok(Login::Nobody);
-        }
-        let login = match self.sessions_path(&root).await? {
-            Some(path) => self.open_session(&path).await?,
-            None => Login::Basic,
-        };
-        self.set_login(Some(login.clone()));
-        Ok(login)
-    }
-
-    async fn sessions_path(&self, root: &Value) -> Result<Option<String>, BmcError> {
-        if let Some(path) = view::link(root, &["Links", "Sessions"]) {
-            return Ok(Some(path.to_owned()));
-        }
-        let Some(service) = view::link(root, &["SessionService"]) else { return Ok(None) };
-        let reply = self.read(service, None).await?;
-        Ok(if reply.status.is_success() { view::link(&reply.body, &["Sessions"]).map(str::to_owned) } else { None })
-    }
-
-    async fn open_session(&self, path: &str) -> Result<Login, BmcError> {
-        let body = json!({"UserName": self.user, "Password": self.password.expose()});
-        let reply = self.once(&Method::POST, path, &Body::Json(&body), HeaderMap::new(), None).await?;
-        let said = reply.complaint();
-        match reply.status {
-            status if status.is_success() => {
-                let Some(token) = reply.headers.get(HeaderName::from_static("x-auth-token")) else {
-                    return Err(self.nonsense("a new session without a token"));
-                };
-                let mut token = token.clone();
-                token.set_sensitive(true);
-                let location = reply.headers.get(LOCATION).and_then(|l| l.to_str().ok()).map(str::to_owned);
-                let path = location.or_else(|| reply.body.get("@odata.id").and_then(Value::as_str).map(str::to_owned));
-                Ok(Login::Session { token, path })
-            }
-            // iLO 4 answers 400 with UnauthorizedLoginAttempt.
-            StatusCode::UNAUTHORIZED => Err(self.unauthorized()),
-            _ if said.has(&["UnauthorizedLoginAttempt", "ResourceAtUriUnauthorized"]) => Err(self.unauthorized()),
-            // Session tables are small (iDRAC: 8, old iLO: 6); basic authentication still works when one is full.
-            _ if said.has(&["SessionLimitExceeded", "CreateLimitReachedForResource"]) => Ok(Login::Basic),
-            StatusCode::FORBIDDEN => Err(self.unauthorized()),
-            StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED | StatusCode::NOT_IMPLEMENTED => Ok(Login::Basic),
-            _ => Err(self.failed(path, &reply)),
-        }
-    }
-
-    /// Closes the session, if there is one; failure to do so costs the BMC a slot until its own timeout, so it is not
-    /// an error.
-    pub async fn close(&self) {
-        let Some(Login::Session { token, path: Some(path) }) = self.current_login() else { return };
-        let login = Login::Session { token, path: None };
-        self.set_login(None);
-        if let Err(error) = self.once(&Method::DELETE, &path, &Body::None, HeaderMap::new(), Some(&login)).await {
-            tracing::debug!(bmc = %self.address, %error, "A Redfish session was left to time out");
-        }
     }
 
     fn transport_error(&self, error: &reqwest::Error) -> BmcError {

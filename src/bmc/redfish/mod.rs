@@ -14,6 +14,7 @@ mod firmware;
 mod http;
 mod layout;
 mod log_cursor;
+mod login;
 mod logs;
 mod media;
 mod parts;

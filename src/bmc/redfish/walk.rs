@@ -262,25 +262,27 @@ impl<'a> Walk<'a> {
     /// One page of a collection, expanded where offered. `None` if it cannot be read, which is noted.
     pub async fn page(&mut self, path: &str) -> Result<Option<Page>, BmcError> {
         let expand = if path.contains('?') { None } else { self.http.expand().await? };
+        let mut is_refused = false;
         if let Some(query) = expand {
+            self.requests += 1;
             match self.http.get_any(&format!("{path}{query}")).await {
                 Ok(reply) if reply.status.is_success() && reply.body.get("Members").is_some() => {
-                    self.requests += 1;
                     let page = self.read_page(path, Arc::new(reply.body));
                     let inlined = page.members.iter().filter(|m| matches!(m, Member::Inlined(_))).count();
                     self.http.expand_seen(inlined == page.members.len(), page.members.is_empty());
                     return Ok(Some(page));
                 }
-                // The plain question below tells what is wrong, if anything is.
-                Ok(reply) if reply.status != StatusCode::SERVICE_UNAVAILABLE => self.http.expand_seen(false, false),
-                Ok(_) | Err(BmcError::Busy { .. }) => {}
-                Err(BmcError::Nonsense { .. } | BmcError::Refused { .. } | BmcError::Unsupported { .. }) => {
-                    self.http.expand_seen(false, false)
-                }
+                Ok(reply) => is_refused = reply.status != StatusCode::SERVICE_UNAVAILABLE,
+                Err(BmcError::Busy { .. }) => {}
+                Err(BmcError::Nonsense { .. } | BmcError::Refused { .. } | BmcError::Unsupported { .. }) => is_refused = true,
                 Err(error) => return Err(error),
             }
         }
+        // The plain question tells whether it was the query that was refused, or the collection that is not there.
         let Some(resource) = self.get(path).await? else { return Ok(None) };
+        if is_refused {
+            self.http.expand_seen(false, false);
+        }
         Ok(Some(self.read_page(path, resource.body)))
     }
 

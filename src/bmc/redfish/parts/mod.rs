@@ -236,6 +236,7 @@ fn chassis_part(r: &mut Reader) -> Part {
 
 fn manager_part(r: &mut Reader) -> Part {
     let mut part = r.part(PartKind::Bmc);
+    part.facts.last_reset = r.time("LastResetTime");
     if part.name == "Manager" {
         part.name = r.first_text(&["Model", "Id"]).unwrap_or(part.name);
     }
