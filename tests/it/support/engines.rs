@@ -66,12 +66,25 @@ fn bin() -> Result<PathBuf, String> {
     versions.pop().ok_or_else(|| "no postgres binary under /usr/lib/postgresql".to_owned())
 }
 
+/// Removes `dir` once this process is gone and its server with it. A process of its own: nothing here runs after a test's end,
+/// and a database left behind by each test fills a disk.
+fn clear_away_afterwards(dir: &Path) -> Result<(), String> {
+    const SCRIPT: &str = "while kill -0 \"$1\" 2>/dev/null; do sleep 0.5; done
+        for n in 1 2 3 4 5 6 7 8 9 10; do [ -e \"$2/data/postmaster.pid\" ] || break; sleep 0.5; done
+        rm -rf \"$2\"";
+    let mut sweeper = Command::new("sh");
+    sweeper.args(["-c", SCRIPT, "sh", &std::process::id().to_string()]).arg(dir).current_dir("/");
+    sweeper.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    sweeper.spawn().map(drop).map_err(|e| e.to_string())
+}
+
 fn start() -> Result<Server, String> {
     let bin = bin()?;
     // PostgreSQL refuses to run as root; Debian's package brings the user.
     let root = Command::new("id").arg("-u").output().is_ok_and(|o| o.stdout.trim_ascii() == b"0");
     let dir = std::env::temp_dir().join(format!("hostler-pg-{}", std::process::id()));
     std::fs::create_dir_all(&dir).map_err(|e| e.to_string())?;
+    clear_away_afterwards(&dir)?;
     if root {
         let chown = Command::new("chown").arg("postgres").arg(&dir).status().map_err(|e| e.to_string())?;
         if !chown.success() {
@@ -90,7 +103,7 @@ fn start() -> Result<Server, String> {
     };
     let data = dir.join("data");
     let made = as_user(&bin.join("initdb"))
-        .args(["-U", "hostler", "-A", "trust", "-E", "UTF8", "--no-sync", "--locale=C", "-D"])
+        .args(["-U", "hostler", "-A", "trust", "-E", "UTF8", "--no-sync", "--locale=C", "--wal-segsize=1", "-D"])
         .arg(&data)
         .output()
         .map_err(|e| e.to_string())?;
@@ -101,7 +114,6 @@ fn start() -> Result<Server, String> {
     command.arg("-D").arg(&data).arg("-k").arg(&dir).args(["-c", "listen_addresses=", "-c", "max_connections=400", "-c", "fsync=off"]);
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
     let (ready, is_ready) = std::sync::mpsc::channel();
-    let keep = dir.clone();
     std::thread::spawn(move || {
         let Ok(mut child) = command.spawn() else { return };
         let Some(log) = child.stderr.take() else { return };
@@ -115,7 +127,6 @@ fn start() -> Result<Server, String> {
         // The log ended: so did the server.
         let _gone = ready.send(Err(seen));
         let _status = child.wait();
-        let _removed = std::fs::remove_dir_all(keep);
     });
     match is_ready.recv_timeout(std::time::Duration::from_secs(60)) {
         Ok(Ok(())) => Ok(Server { dir }),
