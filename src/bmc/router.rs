@@ -8,7 +8,7 @@ use futures_util::future::join_all;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
-use crate::bmc::ipmi::Ipmi;
+use crate::bmc::ipmi::{Console, Ipmi};
 use crate::bmc::limit::{LoginGuard, Pace};
 use crate::bmc::redfish::{Redfish, Service};
 use crate::bmc::{Answer, Bmc, BmcAccess, BmcError, BootSet, Timing};
@@ -585,6 +585,17 @@ impl Bmcs {
     /// HTTP requests and IPMI commands sent to the BMC since the last call.
     pub fn take_traffic(&self, address: &BmcAddress) -> (u64, u64) {
         self.entry(address).pace.meter.take()
+    }
+
+    /// The machine's serial console, over IPMI: Redfish has none of its own. See [`Console`].
+    pub async fn serial_console(&self, machine: MachineId, access: &BmcAccess) -> Result<Answer<Console>, BmcError> {
+        self.call(machine, access, AfterTimeout::TryOther, |d| async move {
+            match d.as_ref() {
+                Driver::Redfish(d) => Err(d.lacks("a serial console")),
+                Driver::Ipmi(d) => d.console().await,
+            }
+        })
+        .await
     }
 
     /// Refused logins in a row at this BMC and until when it is left alone, to be stored with the machine.

@@ -1,5 +1,5 @@
-//! IPMI messages and the commands we use, as bytes. Sections are those of the IPMI specification v2.0, revision 1.1; the
-//! FRU layout is from the Platform Management FRU Information Storage Definition v1.0, revision 1.3.
+//! IPMI messages and the commands we use, as bytes. Sections are those of the IPMI specification v2.0, revision 1.1.
+//! Sensor records are in `sdr`, log records in `sel`, inventory areas in `fru`, words for events in `ipmi_event`.
 //!
 //! Device ids and completion codes are read with `ipmi-rs-core`; see `docs/adr/0005-ipmi-client.md`.
 
@@ -13,8 +13,13 @@ const CONSOLE: u8 = 0x81;
 const BMC: u8 = 0x20;
 
 pub const NETFN_CHASSIS: u8 = 0x00;
+pub const NETFN_SENSOR: u8 = 0x04;
 pub const NETFN_APP: u8 = 0x06;
 pub const NETFN_STORAGE: u8 = 0x0a;
+pub const NETFN_TRANSPORT: u8 = 0x0c;
+/// Group extension (5.1, table 5-1): the first data byte names the group; [`GROUP_DCMI`] is the one we use.
+pub const NETFN_GROUP: u8 = 0x2c;
+pub const GROUP_DCMI: u8 = 0xdc;
 
 /// A command by network function and number (appendix G).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,17 +38,49 @@ macro_rules! commands {
 
 commands! {
     GET_DEVICE_ID = NETFN_APP 0x01 "Get Device ID";
+    COLD_RESET = NETFN_APP 0x02 "Cold Reset";
+    WARM_RESET = NETFN_APP 0x03 "Warm Reset";
+    GET_WATCHDOG = NETFN_APP 0x25 "Get Watchdog Timer";
     GET_SYSTEM_GUID = NETFN_APP 0x37 "Get System GUID";
     GET_CHANNEL_AUTH = NETFN_APP 0x38 "Get Channel Authentication Capabilities";
     SET_PRIVILEGE = NETFN_APP 0x3b "Set Session Privilege Level";
     CLOSE_SESSION = NETFN_APP 0x3c "Close Session";
+    GET_CHANNEL_INFO = NETFN_APP 0x42 "Get Channel Info";
+    SET_USER_ACCESS = NETFN_APP 0x43 "Set User Access";
+    GET_USER_ACCESS = NETFN_APP 0x44 "Get User Access";
+    SET_USER_NAME = NETFN_APP 0x45 "Set User Name";
+    GET_USER_NAME = NETFN_APP 0x46 "Get User Name";
+    SET_USER_PASSWORD = NETFN_APP 0x47 "Set User Password";
+    ACTIVATE_PAYLOAD = NETFN_APP 0x48 "Activate Payload";
+    DEACTIVATE_PAYLOAD = NETFN_APP 0x49 "Deactivate Payload";
     GET_CIPHER_SUITES = NETFN_APP 0x54 "Get Channel Cipher Suites";
     CHASSIS_STATUS = NETFN_CHASSIS 0x01 "Get Chassis Status";
     CHASSIS_CONTROL = NETFN_CHASSIS 0x02 "Chassis Control";
+    CHASSIS_IDENTIFY = NETFN_CHASSIS 0x04 "Chassis Identify";
     SET_BOOT_OPTIONS = NETFN_CHASSIS 0x08 "Set System Boot Options";
     GET_BOOT_OPTIONS = NETFN_CHASSIS 0x09 "Get System Boot Options";
     FRU_AREA = NETFN_STORAGE 0x10 "Get FRU Inventory Area Info";
     READ_FRU = NETFN_STORAGE 0x11 "Read FRU Data";
+    SDR_REPOSITORY_INFO = NETFN_STORAGE 0x20 "Get SDR Repository Info";
+    RESERVE_SDR_REPOSITORY = NETFN_STORAGE 0x22 "Reserve SDR Repository";
+    GET_SDR = NETFN_STORAGE 0x23 "Get SDR";
+    SEL_INFO = NETFN_STORAGE 0x40 "Get SEL Info";
+    RESERVE_SEL = NETFN_STORAGE 0x42 "Reserve SEL";
+    GET_SEL_ENTRY = NETFN_STORAGE 0x43 "Get SEL Entry";
+    ADD_SEL_ENTRY = NETFN_STORAGE 0x44 "Add SEL Entry";
+    CLEAR_SEL = NETFN_STORAGE 0x47 "Clear SEL";
+    GET_SEL_TIME = NETFN_STORAGE 0x48 "Get SEL Time";
+    SET_SEL_TIME = NETFN_STORAGE 0x49 "Set SEL Time";
+    DEVICE_SDR_INFO = NETFN_SENSOR 0x20 "Get Device SDR Info";
+    GET_DEVICE_SDR = NETFN_SENSOR 0x21 "Get Device SDR";
+    RESERVE_DEVICE_SDRS = NETFN_SENSOR 0x22 "Reserve Device SDR Repository";
+    SENSOR_FACTORS = NETFN_SENSOR 0x23 "Get Sensor Reading Factors";
+    SENSOR_THRESHOLDS = NETFN_SENSOR 0x27 "Get Sensor Thresholds";
+    SENSOR_READING = NETFN_SENSOR 0x2d "Get Sensor Reading";
+    GET_LAN = NETFN_TRANSPORT 0x02 "Get LAN Configuration Parameters";
+    GET_SOL = NETFN_TRANSPORT 0x22 "Get SOL Configuration Parameters";
+    DCMI_CAPABILITIES = NETFN_GROUP 0x01 "Get DCMI Capabilities Info";
+    DCMI_POWER = NETFN_GROUP 0x02 "Get Power Reading";
 }
 
 impl Command {
@@ -66,6 +103,8 @@ pub enum BadMessage {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Request {
     pub netfn: u8,
+    /// Logical unit of the BMC (7.2): where SDRs say that a sensor sits.
+    pub lun: u8,
     pub command: u8,
     /// rqSeq, 6 bits.
     pub sequence: u8,
@@ -84,12 +123,12 @@ pub struct Response {
 }
 
 /// Two's complement checksum (13.8).
-fn checksum(bytes: &[u8]) -> u8 {
+pub fn checksum(bytes: &[u8]) -> u8 {
     bytes.iter().fold(0u8, |sum, b| sum.wrapping_add(*b)).wrapping_neg()
 }
 
-fn write(to: u8, netfn: u8, from: u8, sequence: u8, rest: &[u8]) -> Vec<u8> {
-    let mut out = vec![to, netfn << 2];
+fn write(to: u8, netfn_lun: u8, from: u8, sequence: u8, rest: &[u8]) -> Vec<u8> {
+    let mut out = vec![to, netfn_lun];
     out.push(checksum(&out));
     out.extend_from_slice(&[from, sequence << 2]);
     out.extend_from_slice(rest);
@@ -97,7 +136,7 @@ fn write(to: u8, netfn: u8, from: u8, sequence: u8, rest: &[u8]) -> Vec<u8> {
     out
 }
 
-/// Splits a message into addresses, netFn, sequence and the bytes after; both checksums are checked.
+/// Splits a message into address, netFn with LUN, sequence and the bytes after; both checksums are checked.
 fn read(b: &[u8]) -> Result<(u8, u8, u8, &[u8]), BadMessage> {
     let [to, netfn, _, _, sequence, rest @ .., _] = b else { return Err(BadMessage::Short) };
     let (head, body) = b.split_at_checked(3).ok_or(BadMessage::Short)?;
@@ -105,31 +144,33 @@ fn read(b: &[u8]) -> Result<(u8, u8, u8, &[u8]), BadMessage> {
     if checksum(head) != 0 || checksum(body) != 0 {
         return Err(BadMessage::Checksum);
     }
-    Ok((*to, netfn >> 2, sequence >> 2, rest))
+    Ok((*to, *netfn, sequence >> 2, rest))
 }
 
 impl Request {
     pub fn write(&self) -> Vec<u8> {
-        write(BMC, self.netfn, CONSOLE, self.sequence & 0x3f, &[&[self.command], self.data.as_slice()].concat())
+        write(BMC, self.netfn << 2 | self.lun & 3, CONSOLE, self.sequence & 0x3f, &[&[self.command], self.data.as_slice()].concat())
     }
 
     pub fn read(bytes: &[u8]) -> Result<Self, BadMessage> {
-        let (to, netfn, sequence, rest) = read(bytes)?;
+        let (to, netfn_lun, sequence, rest) = read(bytes)?;
+        let (netfn, lun) = (netfn_lun >> 2, netfn_lun & 3);
         let (command, data) = rest.split_first().ok_or(BadMessage::Short)?;
         if to != BMC || netfn % 2 != 0 {
             return Err(BadMessage::Address);
         }
-        Ok(Self { netfn, command: *command, sequence, data: data.to_vec() })
+        Ok(Self { netfn, lun, command: *command, sequence, data: data.to_vec() })
     }
 }
 
 impl Response {
     pub fn write(&self) -> Vec<u8> {
-        write(CONSOLE, self.netfn | 1, BMC, self.sequence & 0x3f, &[&[self.command, self.completion], self.data.as_slice()].concat())
+        write(CONSOLE, (self.netfn | 1) << 2, BMC, self.sequence & 0x3f, &[&[self.command, self.completion], self.data.as_slice()].concat())
     }
 
     pub fn read(bytes: &[u8]) -> Result<Self, BadMessage> {
-        let (to, netfn, sequence, rest) = read(bytes)?;
+        let (to, netfn_lun, sequence, rest) = read(bytes)?;
+        let netfn = netfn_lun >> 2;
         let [command, completion, data @ ..] = rest else { return Err(BadMessage::Short) };
         if to != CONSOLE || netfn % 2 != 1 {
             return Err(BadMessage::Address);
@@ -147,12 +188,16 @@ pub mod completion {
     pub const INVALID_COMMAND: u8 = 0xc1;
     pub const TIMEOUT: u8 = 0xc3;
     pub const LENGTH_INVALID: u8 = 0xc7;
+    pub const TOO_LONG: u8 = 0xc8;
     pub const OUT_OF_RANGE: u8 = 0xc9;
+    pub const RESERVATION: u8 = 0xc5;
     pub const CANNOT_RETURN: u8 = 0xca;
     pub const NOT_PRESENT: u8 = 0xcb;
     pub const INVALID_FIELD: u8 = 0xcc;
     pub const PRIVILEGE: u8 = 0xd4;
+    pub const NOT_FOR_THIS_SENSOR: u8 = 0xcd;
     pub const NOT_IN_THIS_STATE: u8 = 0xd5;
+    pub const UNSPECIFIED: u8 = 0xff;
 }
 
 /// What a completion code that is not OK means for us.
@@ -164,15 +209,20 @@ pub enum Failure {
     Refused(String),
 }
 
-pub fn failure(code: u8) -> Failure {
-    let words = match CompletionErrorCode::try_from(code) {
+/// A completion code in words.
+pub fn code_words(code: u8) -> String {
+    match CompletionErrorCode::try_from(code) {
         Ok(CompletionErrorCode::InsufficientPrivilege) => "the user's privilege does not allow it (completion code 0xd4)".to_owned(),
         Ok(CompletionErrorCode::CannotExecuteCommandInCurrentState) => {
             "not possible in the present state (completion code 0xd5)".to_owned()
         }
         Ok(other) => format!("{other:?} (completion code {code:#04x})"),
         Err(()) => format!("completion code {code:#04x}"),
-    };
+    }
+}
+
+pub fn failure(code: u8) -> Failure {
+    let words = code_words(code);
     match CompletionErrorCode::try_from(code) {
         Ok(CompletionErrorCode::InvalidCommand | CompletionErrorCode::InvalidCommandForLun | CompletionErrorCode::SubFunctionDisabled) => {
             Failure::Missing
@@ -186,6 +236,40 @@ pub fn failure(code: u8) -> Failure {
         ) => Failure::Busy(words),
         _ => Failure::Refused(words),
     }
+}
+
+/// Longest text taken from a BMC, in characters.
+const TEXT_CAP: usize = 256;
+
+/// Text as SDRs (43.15) and FRUs (FRU definition, section 13) carry it: `kind` are the two upper bits of its type/length byte.
+/// Control characters are dropped; `None` when nothing readable is left.
+pub fn text(kind: u8, bytes: &[u8]) -> Option<String> {
+    match kind {
+        0b11 => printable(bytes.iter().map(|b| char::from(*b))),
+        0b10 => printable(six_bit(bytes)),
+        0b01 => printable(bytes.iter().flat_map(|b| [b >> 4, b & 0x0f]).map(|n| char::from(b"0123456789 -.:,_"[usize::from(n & 0x0f)]))),
+        // UTF-16, little-endian in the SDRs that have it.
+        _ => printable(char::decode_utf16(bytes.as_chunks::<2>().0.iter().map(|b| u16::from_le_bytes(*b))).filter_map(Result::ok)),
+    }
+}
+
+/// 6-bit packed ASCII, least significant bits first (FRU definition, 13.3).
+fn six_bit(value: &[u8]) -> impl Iterator<Item = char> {
+    let bits = value.len() * 8;
+    (0..bits / 6).map(move |n| {
+        let code = (0..6).fold(0u8, |code, i| {
+            let bit = n * 6 + i;
+            let set = value.get(bit / 8).is_some_and(|b| b >> (bit % 8) & 1 == 1);
+            code | u8::from(set) << i
+        });
+        char::from(code + 0x20)
+    })
+}
+
+fn printable(text: impl Iterator<Item = char>) -> Option<String> {
+    let text: String = text.filter(|c| !c.is_control()).take(TEXT_CAP).collect();
+    let text = text.trim();
+    (!text.is_empty()).then(|| text.to_owned())
 }
 
 /// Get Device ID (20.1) as `major.minor`: the minor part is BCD.
@@ -291,113 +375,6 @@ impl BootFlags {
     }
 }
 
-/// What a FRU says about the machine.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Fru {
-    pub manufacturer: Option<String>,
-    pub model: Option<String>,
-    pub serial: Option<String>,
-    pub asset_tag: Option<String>,
-}
-
-/// One FRU area's place from the common header (section 8); offsets are in units of 8 bytes, 0 is absent.
-fn area(fru: &[u8], header_at: usize) -> Option<&[u8]> {
-    match usize::from(*fru.get(header_at)?) {
-        0 => None,
-        offset => fru.get(offset * 8..),
-    }
-}
-
-/// The type/length fields from `at` on (section 13), until the end mark.
-fn fields(area: &[u8], at: usize) -> Vec<Option<String>> {
-    let mut out = Vec::new();
-    let mut rest = area.get(at..).unwrap_or_default();
-    while let [kind, tail @ ..] = rest {
-        // 0xc1 ends the list.
-        if *kind == 0xc1 || out.len() >= 32 {
-            break;
-        }
-        let Some((value, tail)) = tail.split_at_checked(usize::from(kind & 0x3f)) else { break };
-        out.push(match kind >> 6 {
-            0b11 => printable(value.iter().map(|b| char::from(*b))),
-            0b10 => printable(six_bit(value)),
-            0b01 => {
-                printable(value.iter().flat_map(|b| [b >> 4, b & 0x0f]).map(|n| char::from(b"0123456789 -.:,_"[usize::from(n & 0x0f)])))
-            }
-            _ => None,
-        });
-        rest = tail;
-    }
-    out
-}
-
-/// 6-bit packed ASCII, least significant bits first (section 13.3).
-fn six_bit(value: &[u8]) -> impl Iterator<Item = char> {
-    let bits = value.len() * 8;
-    (0..bits / 6).map(move |n| {
-        let code = (0..6).fold(0u8, |code, i| {
-            let bit = n * 6 + i;
-            let set = value.get(bit / 8).is_some_and(|b| b >> (bit % 8) & 1 == 1);
-            code | u8::from(set) << i
-        });
-        char::from(code + 0x20)
-    })
-}
-
-fn printable(text: impl Iterator<Item = char>) -> Option<String> {
-    let text: String = text.filter(|c| !c.is_control()).collect();
-    let text = text.trim();
-    (!text.is_empty()).then(|| text.to_owned())
-}
-
-/// Reads product and, for what is missing there, board and chassis (sections 10 to 12). Damage costs fields, not the answer.
-pub fn fru(data: &[u8]) -> Fru {
-    // Common header: version 1, then offsets of internal use, chassis, board, product.
-    if data.first().is_none_or(|v| v & 0x0f != 1) {
-        return Fru::default();
-    }
-    let all = |header_at: usize, first: usize| area(data, header_at).map(|a| fields(a, first)).unwrap_or_default();
-    // Product: version, length, language; manufacturer, name, part, version, serial, asset tag.
-    let product = all(4, 3);
-    // Board: version, length, language, 3 bytes date; manufacturer, product, serial, part.
-    let board = all(3, 6);
-    // Chassis: version, length, type; part, serial.
-    let chassis = all(2, 3);
-    let field = |list: &[Option<String>], n: usize| list.get(n).cloned().flatten();
-    Fru {
-        manufacturer: field(&product, 0).or_else(|| field(&board, 0)),
-        model: field(&product, 1).or_else(|| field(&board, 1)),
-        serial: field(&product, 4).or_else(|| field(&chassis, 1)),
-        asset_tag: field(&product, 5),
-    }
-}
-
-/// Writes a FRU with a product area, as our simulated BMC shows it.
-pub fn write_fru(fru: &Fru) -> Vec<u8> {
-    let mut product = vec![1, 0, 25];
-    let text = |out: &mut Vec<u8>, value: &Option<String>| {
-        let bytes = value.as_deref().unwrap_or_default().as_bytes();
-        // A field of one byte would read as the end mark.
-        let bytes = bytes.get(..bytes.len().min(63)).filter(|b| b.len() > 1).unwrap_or_default();
-        out.push(0xc0 | u8::try_from(bytes.len()).unwrap_or(0));
-        out.extend_from_slice(bytes);
-    };
-    for value in [&fru.manufacturer, &fru.model, &None, &None, &fru.serial, &fru.asset_tag, &None] {
-        text(&mut product, value);
-    }
-    product.push(0xc1);
-    product.resize((product.len() + 1).next_multiple_of(8) - 1, 0);
-    let eighths = u8::try_from((product.len() + 1) / 8).unwrap_or(u8::MAX);
-    if let Some(length) = product.get_mut(1) {
-        *length = eighths;
-    }
-    product.push(checksum(&product));
-    let mut out = vec![1, 0, 0, 0, 1, 0, 0];
-    out.push(checksum(&out));
-    out.extend_from_slice(&product);
-    out
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -405,10 +382,10 @@ mod tests {
 
     #[test]
     fn messages_read_back_as_written_and_damage_is_noticed() {
-        let request = Request { netfn: NETFN_APP, command: 0x01, sequence: 9, data: vec![1, 2, 3] };
+        let request = Request { netfn: NETFN_APP, lun: 2, command: 0x01, sequence: 9, data: vec![1, 2, 3] };
         assert_eq!(Request::read(&request.write()), Ok(request.clone()));
         // ipmitool's Get Device ID with rqSeq 0.
-        assert_eq!(Request { sequence: 0, data: vec![], ..request }.write(), [0x20, 0x18, 0xc8, 0x81, 0x00, 0x01, 0x7e]);
+        assert_eq!(Request { sequence: 0, lun: 0, data: vec![], ..request }.write(), [0x20, 0x18, 0xc8, 0x81, 0x00, 0x01, 0x7e]);
         let response = Response { netfn: NETFN_CHASSIS, command: 1, sequence: 63, completion: 0, data: vec![0x21, 0, 0] };
         assert_eq!(Response::read(&response.write()), Ok(response.clone()));
         let mut bytes = response.write();
@@ -445,18 +422,12 @@ mod tests {
     }
 
     #[test]
-    fn a_fru_gives_the_product_and_every_encoding_is_read() {
-        let fru_in = Fru {
-            manufacturer: Some("LabCorp".into()),
-            model: Some("LabServer-1".into()),
-            serial: Some("SN00042".into()),
-            asset_tag: None,
-        };
-        let bytes = write_fru(&fru_in);
-        assert_eq!(bytes.len() % 8, 0);
-        assert_eq!(fru(&bytes), fru_in);
-        assert_eq!(six_bit(&[0x29, 0xdc, 0xa6]).collect::<String>(), "IPMI", "the FRU definition's own example");
-        assert_eq!(fields(&[0x42, 0x12, 0x3b, 0xc1], 0), [Some("123-".to_owned())]);
+    fn every_encoding_of_text_is_read() {
+        assert_eq!(text(0b10, &[0x29, 0xdc, 0xa6]).as_deref(), Some("IPMI"), "the FRU definition's own example (13.3)");
+        assert_eq!(text(0b01, &[0x12, 0x3b]).as_deref(), Some("123-"), "BCD plus (13.1)");
+        assert_eq!(text(0b11, b"CPU Temp\0\x1b[31m").as_deref(), Some("CPU Temp[31m"), "no control characters");
+        assert_eq!(text(0b00, &[b'V', 0, 0xc4, 0]).as_deref(), Some("V\u{c4}"));
+        assert_eq!((text(0b11, b"  \0"), text(0b10, &[])), (None, None));
     }
 
     #[test]
@@ -469,9 +440,7 @@ mod tests {
     proptest! {
         #[test]
         fn no_bytes_make_the_readers_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-            let mut headed = vec![1, 0, 1, 1, 1, 0, 0, 0];
-            headed.extend_from_slice(&bytes);
-            drop((Request::read(&bytes), Response::read(&bytes), fru(&bytes), fru(&headed), guid_text(&bytes), cipher_suites(&bytes)));
+            drop((Request::read(&bytes), Response::read(&bytes), guid_text(&bytes), cipher_suites(&bytes)));
             drop((firmware_version(&bytes), chassis_power(&bytes), BootFlags::read(&bytes), bytes.first().map(|b| failure(*b))));
         }
     }

@@ -102,6 +102,8 @@ impl Suite {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Payload {
     Ipmi,
+    /// Serial over LAN.
+    Sol,
     OpenRequest,
     OpenResponse,
     Rakp1,
@@ -114,6 +116,7 @@ impl Payload {
     fn number(self) -> u8 {
         match self {
             Self::Ipmi => 0x00,
+            Self::Sol => 0x01,
             Self::OpenRequest => 0x10,
             Self::OpenResponse => 0x11,
             Self::Rakp1 => 0x12,
@@ -124,7 +127,7 @@ impl Payload {
     }
 
     fn from_number(number: u8) -> Option<Self> {
-        [Self::Ipmi, Self::OpenRequest, Self::OpenResponse, Self::Rakp1, Self::Rakp2, Self::Rakp3, Self::Rakp4]
+        [Self::Ipmi, Self::Sol, Self::OpenRequest, Self::OpenResponse, Self::Rakp1, Self::Rakp2, Self::Rakp3, Self::Rakp4]
             .into_iter()
             .find(|p| p.number() == number)
     }
@@ -396,6 +399,40 @@ impl Keys {
     }
 }
 
+/// Sequence numbers at or below the highest seen that may still be new (6.12.13: 15 below).
+const WINDOW: u32 = 16;
+
+/// The sequence numbers that came in one direction of a session (6.12.13). A number that came before or is too old is a
+/// repetition. One far ahead is taken: a network that lost a burst must not end the session.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Window {
+    highest: u32,
+    /// Bit n: `highest - n` was seen.
+    seen: u32,
+}
+
+impl Window {
+    /// Whether a packet with this number is new; it is seen from then on. Only for packets whose integrity was checked.
+    pub fn takes(&mut self, sequence: u32) -> bool {
+        // 0 is "outside a session".
+        if sequence == 0 {
+            return false;
+        }
+        if sequence > self.highest {
+            let step = sequence - self.highest;
+            self.seen = if step < WINDOW { self.seen << step } else { 0 } | 1;
+            self.highest = sequence;
+            return true;
+        }
+        let back = self.highest - sequence;
+        let fresh = back < WINDOW && self.seen >> back & 1 == 0;
+        if fresh {
+            self.seen |= 1 << back;
+        }
+        fresh
+    }
+}
+
 /// Status of an answer during session set-up (13.24, table 13-15).
 pub mod status {
     pub const OK: u8 = 0x00;
@@ -653,6 +690,15 @@ mod tests {
         assert_eq!(Packet::read(&ping), Ok(Packet::Ping { tag: 42 }));
     }
 
+    #[test]
+    fn a_repeated_or_old_sequence_number_is_dropped_and_a_leap_is_taken() {
+        let mut window = Window::default();
+        assert!(window.takes(1) && window.takes(3) && window.takes(2));
+        assert!(!window.takes(2) && !window.takes(3) && !window.takes(0));
+        assert!(window.takes(100) && window.takes(90) && !window.takes(80) && !window.takes(100));
+        assert!(window.takes(u32::MAX) && !window.takes(u32::MAX) && window.takes(u32::MAX - 15) && !window.takes(u32::MAX - 16));
+    }
+
     proptest! {
         #[test]
         fn no_datagram_makes_the_readers_panic(bytes in proptest::collection::vec(any::<u8>(), 0..120), kind in 0u8..8) {
@@ -662,6 +708,20 @@ mod tests {
             for b in [&bytes, &shaped] {
                 drop((Packet::read(b), keys.open(b), OpenRequest::read(b), OpenResponse::read(b), Rakp1::read(b), Rakp2::read(b), RakpCode::read(b)));
             }
+        }
+
+        #[test]
+        fn a_packet_cut_anywhere_or_with_any_byte_changed_opens_nothing(at in 0usize..64, flip in 1u8..=255, sha256: bool) {
+            let keys = exchange(if sha256 { Suite::Sha256 } else { Suite::Sha1 }).keys(&password_key(b"x"));
+            let good = keys.seal(7, 1, Payload::Ipmi, b"an answer", [9; 16]);
+            let cut = &good[..at.min(good.len() - 1)];
+            prop_assert!(keys.open(cut).is_err());
+            drop(Packet::read(cut));
+            let mut bad = good.clone();
+            let at = 4 + at % (good.len() - 4);
+            bad[at] ^= flip;
+            prop_assert!(keys.open(&bad).is_err());
+            drop(Packet::read(&bad));
         }
 
         #[test]

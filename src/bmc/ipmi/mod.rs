@@ -1,9 +1,20 @@
-//! IPMI 2.0 over LAN: the part both dialects have. Used where Redfish is missing.
+//! IPMI 2.0 over LAN. Used where Redfish is missing or thin.
 //!
 //! The `ipmi-rs` crate was tried first; `docs/adr/0005-ipmi-client.md` says what it does for us and why the session layer
 //! is our own.
 
+mod accounts;
+mod chassis;
+mod console;
+mod inventory;
+mod log;
+mod network;
+mod repository;
+mod sensors;
 mod session;
+mod sheet;
+
+pub use console::Console;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,21 +23,21 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
+use crate::bmc::ipmi::repository::Repository;
 use crate::bmc::ipmi::session::{Login, Repeat, Session, SessionError};
 use crate::bmc::limit::Pace;
 use crate::bmc::{Bmc, BmcAccess, BmcError, BootSet, Timing};
-use crate::domain::bmc::{BmcIdentity, BmcProtocol};
-use crate::domain::power::{BootDevice, FirmwareKind, PowerAction, PowerState};
+use crate::domain::bmc::BmcIdentity;
+use crate::domain::bmc_features::{Account, BmcNetwork, BootProgress, FirmwareItem, Found, LedState, Support};
+use crate::domain::hardware_log::{LogCursor, LogNews};
+use crate::domain::part::Part;
+use crate::domain::power::{BootDevice, FirmwareKind, PowerAction, PowerState, ResetType};
 use crate::domain::secret::Secret;
-use crate::wire::ipmi::{self, BootFlags, Command, Failure, Fru, completion};
+use crate::domain::sensor::Sensor;
+use crate::wire::ipmi::{self, Command, Failure, completion};
 
 /// A session unused for longer may be gone: BMCs drop them after 60 s (6.12.15).
 const SESSION_IDLE_CAP: Duration = Duration::from_secs(45);
-/// Bytes of a FRU that are read; the areas we want are within the first few hundred.
-const FRU_CAP: usize = 2048;
-/// Bytes asked for in one Read FRU Data; smaller ones after a BMC that cannot.
-const FRU_CHUNKS: [u8; 3] = [64, 32, 16];
-
 /// One BMC over IPMI.
 pub struct Ipmi {
     address: String,
@@ -40,6 +51,11 @@ pub struct Ipmi {
     turn: Semaphore,
     session: Mutex<Option<(Session, Instant)>>,
     logged_in: AtomicBool,
+    /// Sensor and FRU records, read again when the BMC says that they changed.
+    repository: Mutex<Option<Arc<Repository>>>,
+    /// Erase time of the log after we cleared it: nothing was lost then (see `log`).
+    cleared_by_us: Mutex<Option<u32>>,
+    has_dcmi: Mutex<Option<bool>>,
 }
 
 impl Ipmi {
@@ -55,6 +71,9 @@ impl Ipmi {
             turn: Semaphore::new(1),
             session: Mutex::default(),
             logged_in: AtomicBool::new(false),
+            repository: Mutex::default(),
+            cleared_by_us: Mutex::default(),
+            has_dcmi: Mutex::default(),
         }
     }
 
@@ -84,6 +103,19 @@ impl Ipmi {
         }
     }
 
+    fn unsupported(&self, what: String) -> BmcError {
+        self.error(SessionError::Unsupported(what))
+    }
+
+    fn busy(&self, reason: &str) -> BmcError {
+        self.error(SessionError::Busy(reason.to_owned()))
+    }
+
+    /// Without a word to the BMC, which forgot it.
+    fn drop_session(&self) {
+        drop(self.session.lock().unwrap_or_else(PoisonError::into_inner).take());
+    }
+
     fn nonsense(&self, what: &str) -> BmcError {
         self.error(SessionError::Nonsense(what.into()))
     }
@@ -98,6 +130,11 @@ impl Ipmi {
     /// One command; returns its completion code and data. A session the BMC forgot is replaced once, for requests that
     /// may be repeated.
     async fn raw(&self, command: Command, data: &[u8], repeat: Repeat) -> Result<(u8, Vec<u8>), BmcError> {
+        self.raw_at(0, command, data, repeat).await
+    }
+
+    /// The same at a logical unit of the BMC (7.2).
+    async fn raw_at(&self, lun: u8, command: Command, data: &[u8], repeat: Repeat) -> Result<(u8, Vec<u8>), BmcError> {
         let _turn = self.turn.acquire().await.map_err(|_| self.error(SessionError::Busy("this connection is being closed".into())))?;
         let kept = self.session.lock().unwrap_or_else(PoisonError::into_inner).take();
         self.pace.meter.command();
@@ -106,14 +143,14 @@ impl Ipmi {
             Some(_) | None => (self.open().await?, false),
         };
         let answer = match (reused, repeat) {
-            (true, Repeat::Yes) => match session.call(command, data, Repeat::Briefly).await {
+            (true, Repeat::Yes) => match session.call(lun, command, data, Repeat::Briefly).await {
                 Err(SessionError::Timeout(_)) => {
                     session = self.open().await?;
-                    session.call(command, data, repeat).await
+                    session.call(lun, command, data, repeat).await
                 }
                 other => other,
             },
-            (false, _) | (_, Repeat::Briefly | Repeat::No) => session.call(command, data, repeat).await,
+            (false, _) | (_, Repeat::Briefly | Repeat::No) => session.call(lun, command, data, repeat).await,
         };
         // After an error the session is left to the BMC's timeout: it may be half-dead.
         let answer = answer.map_err(|e| self.error(e))?;
@@ -143,94 +180,15 @@ impl Ipmi {
         let (code, _) = self.raw(command, data, repeat).await?;
         self.judge(command, code)
     }
-
-    async fn read_power(&self) -> Result<PowerState, BmcError> {
-        let data = self.read(ipmi::CHASSIS_STATUS, &[]).await?;
-        ipmi::chassis_power(&data).ok_or_else(|| self.nonsense("an empty chassis status"))
-    }
-
-    /// Sends on or off and sees it happen.
-    async fn switch(&self, action: PowerAction, wanted: PowerState) -> Result<(), BmcError> {
-        // On and off mean the same when they arrive twice.
-        match self.write(ipmi::CHASSIS_CONTROL, &[ipmi::chassis_control(action)], Repeat::Yes).await {
-            // Seen: 0xd5 for "on" when on.
-            Err(BmcError::Refused { .. }) if self.read_power().await? == wanted => return Ok(()),
-            other => other?,
-        }
-        let end = Instant::now() + self.timing.settle;
-        loop {
-            let state = self.read_power().await?;
-            if state == wanted {
-                return Ok(());
-            }
-            if Instant::now() >= end {
-                return Err(BmcError::NotEffective {
-                    address: self.address.clone(),
-                    what: format!("chassis control power {action}"),
-                    evidence: format!("{} s later the power is still {state}", self.timing.settle.as_secs()),
-                });
-            }
-            tokio::time::sleep(self.timing.poll).await;
-        }
-    }
-
-    /// FRU 0, as much as is needed. `None` where there is none.
-    async fn fru(&self) -> Result<Option<Fru>, BmcError> {
-        let (code, info) = self.raw(ipmi::FRU_AREA, &[0], Repeat::Yes).await?;
-        // 34.1: size, then bit 0 set for word access, which no BMC we know of uses for FRU 0.
-        let [low, high, access, ..] = info.as_slice() else { return Ok(None) };
-        if code != completion::OK || access & 1 == 1 {
-            return Ok(None);
-        }
-        let size = usize::from(u16::from_le_bytes([*low, *high])).min(FRU_CAP);
-        let mut chunks = FRU_CHUNKS.into_iter();
-        let Some(mut chunk) = chunks.next() else { return Ok(None) };
-        let mut bytes: Vec<u8> = Vec::new();
-        while bytes.len() < size {
-            let [low, high] = u16::try_from(bytes.len()).unwrap_or(u16::MAX).to_le_bytes();
-            let count = chunk.min(u8::try_from(size - bytes.len()).unwrap_or(u8::MAX));
-            let (code, data) = self.raw(ipmi::READ_FRU, &[0, low, high, count], Repeat::Yes).await?;
-            match (code, data.as_slice()) {
-                (completion::OK, [returned, data @ ..]) if *returned > 0 => bytes.extend(data.iter().take(usize::from(*returned))),
-                (completion::LENGTH_INVALID | completion::OUT_OF_RANGE | completion::CANNOT_RETURN | completion::INVALID_FIELD, _) => {
-                    match chunks.next() {
-                        Some(smaller) => chunk = smaller,
-                        None => break,
-                    }
-                }
-                _ => break,
-            }
-        }
-        Ok(Some(ipmi::fru(&bytes)))
-    }
-
-    /// Reads boot flags back: the parameter's data after version and number.
-    async fn boot_flags(&self) -> Result<Option<BootFlags>, BmcError> {
-        let (code, data) = self.raw(ipmi::GET_BOOT_OPTIONS, &[ipmi::PARAMETER_BOOT_FLAGS, 0, 0], Repeat::Yes).await?;
-        Ok(if code == completion::OK { data.get(2..).and_then(BootFlags::read) } else { None })
-    }
 }
 
 impl Bmc for Ipmi {
     fn lacks(&self, what: &str) -> BmcError {
-        BmcError::Unsupported { address: self.address.clone(), what: what.to_owned() }
+        self.unsupported(format!("{what} over IPMI"))
     }
 
     async fn identity(&self) -> Result<BmcIdentity, BmcError> {
-        let device = self.read(ipmi::GET_DEVICE_ID, &[]).await?;
-        let (code, guid) = self.raw(ipmi::GET_SYSTEM_GUID, &[], Repeat::Yes).await?;
-        let uuid = if code == completion::OK { ipmi::guid_text(&guid) } else { None };
-        let fru = self.fru().await?.unwrap_or_default();
-        Ok(BmcIdentity {
-            protocol: Some(BmcProtocol::Ipmi),
-            manufacturer: fru.manufacturer,
-            model: fru.model,
-            serial: fru.serial,
-            uuid,
-            asset_tag: fru.asset_tag,
-            bmc_firmware: ipmi::firmware_version(&device),
-            bios_version: None,
-        })
+        self.read_identity().await
     }
 
     async fn power(&self) -> Result<PowerState, BmcError> {
@@ -238,51 +196,88 @@ impl Bmc for Ipmi {
     }
 
     async fn set_power(&self, action: PowerAction) -> Result<(), BmcError> {
-        let state = self.read_power().await?;
-        match (action, state) {
-            (PowerAction::On, PowerState::On) | (PowerAction::Off | PowerAction::Soft, PowerState::Off) => Ok(()),
-            // 28.3: power cycle does nothing, or is refused, when the power is off; a cycle ends with it on.
-            (PowerAction::On, _) | (PowerAction::Cycle, PowerState::Off) => self.switch(PowerAction::On, PowerState::On).await,
-            (PowerAction::Off, _) => self.switch(PowerAction::Off, PowerState::Off).await,
-            (PowerAction::Reset, PowerState::Off) => {
-                Err(self.error(SessionError::Refused("the machine is off and cannot be reset; power it on instead".into())))
-            }
-            (PowerAction::Soft, _) => self.write(ipmi::CHASSIS_CONTROL, &[ipmi::chassis_control(PowerAction::Soft)], Repeat::Yes).await,
-            (PowerAction::Reset, _) => self.write(ipmi::CHASSIS_CONTROL, &[ipmi::chassis_control(PowerAction::Reset)], Repeat::No).await,
-            (PowerAction::Cycle, _) => {
-                match self.write(ipmi::CHASSIS_CONTROL, &[ipmi::chassis_control(PowerAction::Cycle)], Repeat::No).await {
-                    // 28.3 makes it optional.
-                    Err(BmcError::Refused { .. } | BmcError::Unsupported { .. }) => {
-                        self.switch(PowerAction::Off, PowerState::Off).await?;
-                        self.switch(PowerAction::On, PowerState::On).await
-                    }
-                    other => other,
-                }
-            }
-        }
+        self.change_power(action).await
     }
 
     async fn set_boot_once(&self, device: BootDevice, firmware: FirmwareKind) -> Result<BootSet, BmcError> {
-        // Without this the BMC forgets the flags 60 s later if no power command came (28.13, parameter 3). Optional, so
-        // its answer does not matter; nor that of the acknowledge, which tells the BIOS that the flags are new.
-        for parameter in [[ipmi::PARAMETER_VALID_CLEARING, 0x08].as_slice(), &[ipmi::PARAMETER_ACKNOWLEDGE, 0x01, 0x01]] {
-            self.pace.before_write().await;
-            self.raw(ipmi::SET_BOOT_OPTIONS, parameter, Repeat::Yes).await?;
-        }
-        let wanted = BootFlags::once(device, firmware);
-        let data = [&[ipmi::PARAMETER_BOOT_FLAGS], wanted.write().as_slice()].concat();
-        self.write(ipmi::SET_BOOT_OPTIONS, &data, Repeat::Yes).await?;
-        match self.boot_flags().await? {
-            Some(flags) if flags == wanted => Ok(BootSet::Once),
-            Some(flags) if flags.device == wanted.device && flags.persistent && flags.valid => Ok(BootSet::Continuous),
-            // OpenIPMI 2.0.33 keeps the device only.
-            Some(flags) if flags.device == wanted.device => Ok(BootSet::Unconfirmed),
-            Some(flags) => Err(BmcError::NotEffective {
-                address: self.address.clone(),
-                what: format!("boot once from {device}"),
-                evidence: format!("it reads back device selector {} (wanted {}), valid {}", flags.device, wanted.device, flags.valid),
-            }),
-            None => Ok(BootSet::Unconfirmed),
-        }
+        self.boot_once(device, firmware).await
+    }
+
+    async fn power_reset(&self, reset: ResetType) -> Result<(), BmcError> {
+        self.reset_as(reset).await
+    }
+
+    async fn supports(&self) -> Result<Vec<Support>, BmcError> {
+        self.sheet().await
+    }
+
+    async fn boot_progress(&self) -> Result<Option<BootProgress>, BmcError> {
+        self.firmware_progress().await
+    }
+
+    async fn sensors(&self) -> Result<Found<Sensor>, BmcError> {
+        self.read_sensors().await
+    }
+
+    async fn parts(&self) -> Result<Found<Part>, BmcError> {
+        self.read_parts().await
+    }
+
+    async fn logs(&self) -> Result<Vec<String>, BmcError> {
+        self.sel_info().await.map(|_| vec![log::SEL.to_owned()])
+    }
+
+    async fn log_news(&self, log: &str, cursor: &LogCursor) -> Result<LogNews, BmcError> {
+        self.require_sel(log)?;
+        self.sel_news(cursor).await
+    }
+
+    async fn clear_log(&self, log: &str, read_to: &LogCursor) -> Result<(), BmcError> {
+        self.require_sel(log)?;
+        self.clear_sel(read_to).await
+    }
+
+    async fn firmware(&self) -> Result<Found<FirmwareItem>, BmcError> {
+        self.own_firmware().await
+    }
+
+    async fn accounts(&self) -> Result<Found<Account>, BmcError> {
+        self.list_accounts().await
+    }
+
+    async fn set_account_password(&self, account: &str, password: &Secret<String>) -> Result<(), BmcError> {
+        self.change_password(account, password).await
+    }
+
+    async fn put_account(&self, name: &str, password: &Secret<String>, enabled: bool) -> Result<Account, BmcError> {
+        self.make_account(name, password, enabled).await
+    }
+
+    async fn delete_account(&self, account: &str) -> Result<(), BmcError> {
+        self.remove_account(account).await
+    }
+
+    async fn locator_led(&self) -> Result<LedState, BmcError> {
+        self.identify_state().await
+    }
+
+    async fn set_locator_led(&self, state: LedState, off_after: Option<Duration>) -> Result<(), BmcError> {
+        self.identify(state, off_after).await
+    }
+
+    async fn reset_bmc(&self) -> Result<(), BmcError> {
+        self.restart().await
+    }
+
+    async fn network(&self) -> Result<Found<BmcNetwork>, BmcError> {
+        self.lan_settings().await
+    }
+
+    async fn clock_offset(&self) -> Result<Option<i64>, BmcError> {
+        self.clock_ahead().await
+    }
+
+    async fn read_raw(&self, what: &str) -> Result<String, BmcError> {
+        self.run_raw(what).await
     }
 }

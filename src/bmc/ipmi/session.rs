@@ -9,8 +9,10 @@ use tokio::time::{Instant, timeout_at};
 use crate::domain::secret::Secret;
 use crate::wire::ipmi::{self, Command, Request, Response};
 use crate::wire::rmcp::{
-    self, BadPacket, DATAGRAM_CAP, Exchange, Keys, OpenRequest, OpenResponse, Packet, Payload, Rakp1, Rakp2, RakpCode, Suite, status,
+    self, BadPacket, DATAGRAM_CAP, Exchange, Keys, OpenRequest, OpenResponse, Packet, Payload, Rakp1, Rakp2, RakpCode, Suite, Window,
+    status,
 };
+use crate::wire::sol::SolPacket;
 
 /// Waits for an answer after the first sending and after each repetition. Sum: 7.5 s.
 const RESEND: [Duration; 4] = [Duration::from_millis(500), Duration::from_secs(1), Duration::from_secs(2), Duration::from_secs(4)];
@@ -73,6 +75,8 @@ pub struct Session {
     console_session: u32,
     bmc_session: u32,
     sequence: u32,
+    /// What the BMC sent in this session: an answer that comes twice is not the answer to a later request (6.12.13).
+    window: Window,
     request: u8,
 }
 
@@ -140,7 +144,7 @@ impl Link {
 
     /// A command outside a session (13.6, IPMI 1.5 format).
     async fn plain(&mut self, command: Command, data: Vec<u8>, sequence: u8) -> Result<Response, SessionError> {
-        let request = Request { netfn: command.netfn, command: command.number, sequence, data };
+        let request = Request { netfn: command.netfn, lun: 0, command: command.number, sequence, data };
         let bytes = Packet::plain15(&request.write());
         self.exchange(
             &RESEND,
@@ -217,7 +221,7 @@ impl Session {
             };
             match set_up(&mut link, login, suite, role).await {
                 Ok((keys, console_session, bmc_session)) => {
-                    let mut session = Self { link, keys, console_session, bmc_session, sequence: 0, request: 0 };
+                    let mut session = Self { link, keys, console_session, bmc_session, sequence: 0, window: Window::default(), request: 0 };
                     session.raise_privilege(role).await?;
                     return Ok(session);
                 }
@@ -252,12 +256,12 @@ impl Session {
 
     /// Sessions begin as "user" (6.8): boot options and power control need more.
     async fn raise_privilege(&mut self, role: u8) -> Result<(), SessionError> {
-        let answer = self.call(ipmi::SET_PRIVILEGE, &[role], Repeat::Yes).await?;
+        let answer = self.call(0, ipmi::SET_PRIVILEGE, &[role], Repeat::Yes).await?;
         match answer.completion {
             ipmi::completion::OK => Ok(()),
             // 22.18: above the channel's or the user's limit.
             0x80..=0x82 if role == ADMINISTRATOR => {
-                let answer = self.call(ipmi::SET_PRIVILEGE, &[OPERATOR], Repeat::Yes).await?;
+                let answer = self.call(0, ipmi::SET_PRIVILEGE, &[OPERATOR], Repeat::Yes).await?;
                 if answer.completion == ipmi::completion::OK {
                     Ok(())
                 } else {
@@ -271,16 +275,16 @@ impl Session {
     /// One command and its answer, whatever its completion code.
     ///
     /// Every sending has its own session sequence number (6.12.8) and the same rqSeq, by which the answer is known.
-    pub async fn call(&mut self, command: Command, data: &[u8], repeat: Repeat) -> Result<Response, SessionError> {
+    pub async fn call(&mut self, lun: u8, command: Command, data: &[u8], repeat: Repeat) -> Result<Response, SessionError> {
         self.request = (self.request + 1) & 0x3f;
-        let request = Request { netfn: command.netfn, command: command.number, sequence: self.request, data: data.to_vec() };
+        let request = Request { netfn: command.netfn, lun, command: command.number, sequence: self.request, data: data.to_vec() };
         let body = request.write();
         let waits: &[Duration] = match repeat {
             Repeat::Yes => &RESEND,
             Repeat::Briefly => &RESEND_REUSED,
             Repeat::No => &SEND_ONCE,
         };
-        let Self { link, keys, console_session, bmc_session, sequence, .. } = self;
+        let Self { link, keys, console_session, bmc_session, sequence, window, .. } = self;
         link.exchange(
             waits,
             || {
@@ -289,8 +293,9 @@ impl Session {
                 keys.seal(*bmc_session, *sequence, Payload::Ipmi, &body, crate::clock::random())
             },
             |b| match Packet::read(b) {
-                Ok(Packet::Session { id, payload: Payload::Ipmi, packet, .. }) if id == *console_session => {
-                    answer_to(&request, &keys.open(packet).ok()?)
+                Ok(Packet::Session { id, sequence, payload: Payload::Ipmi, packet }) if id == *console_session => {
+                    let payload = keys.open(packet).ok()?;
+                    window.takes(sequence).then(|| answer_to(&request, &payload))?
                 }
                 Ok(Packet::Session { .. } | Packet::Plain15(_) | Packet::Plain20(..) | Packet::Ping { .. }) | Err(_) => None,
             },
@@ -298,10 +303,40 @@ impl Session {
         .await
     }
 
+    /// Sends characters or an acknowledgement of serial over LAN, once.
+    pub async fn send_sol(&mut self, packet: &SolPacket) -> Result<(), SessionError> {
+        self.sequence = self.sequence.checked_add(1).unwrap_or(1);
+        let bytes = self.keys.seal(self.bmc_session, self.sequence, Payload::Sol, &packet.write(), crate::clock::random());
+        match self.link.socket.send(&bytes).await {
+            Ok(_) => Ok(()),
+            Err(e) if e.kind() == std::io::ErrorKind::ConnectionRefused => Ok(()),
+            Err(e) => Err(SessionError::Unreachable(e.to_string())),
+        }
+    }
+
+    /// The next packet of serial over LAN. Dropping the future loses nothing.
+    pub async fn receive_sol(&mut self) -> Result<SolPacket, SessionError> {
+        loop {
+            let length = match self.link.socket.recv(self.link.buffer.as_mut_slice()).await {
+                Ok(length) => length,
+                Err(e) => return Err(SessionError::Unreachable(e.to_string())),
+            };
+            let bytes = self.link.buffer.get(..length).unwrap_or_default();
+            if let Ok(Packet::Session { id, sequence, payload: Payload::Sol, packet }) = Packet::read(bytes)
+                && id == self.console_session
+                && let Ok(payload) = self.keys.open(packet)
+                && self.window.takes(sequence)
+                && let Ok(packet) = SolPacket::read(&payload)
+            {
+                return Ok(packet);
+            }
+        }
+    }
+
     /// Close Session (22.19). A lost answer costs the BMC a slot until its 60 s timeout (6.12.15).
     pub async fn close(mut self) {
         let id = self.bmc_session.to_le_bytes();
-        if let Err(error) = self.call(ipmi::CLOSE_SESSION, &id, Repeat::No).await {
+        if let Err(error) = self.call(0, ipmi::CLOSE_SESSION, &id, Repeat::No).await {
             tracing::debug!(%error, "An IPMI session was left to time out");
         }
     }

@@ -14,18 +14,16 @@ use tokio::time::Instant;
 use crate::clock;
 use crate::domain::power::{BootDevice, FirmwareKind, PowerState};
 use crate::sim::bmc::{BootOverride, Reach, Shared};
-use crate::wire::ipmi::{self, BootFlags, Command, Fru, Request, Response, completion};
+use crate::wire::fru::{self, Fru, Product};
+use crate::wire::ipmi::{self, BootFlags, Command, Request, Response, completion};
 use crate::wire::rmcp::{
-    self, DATAGRAM_CAP, Exchange, Keys, OpenRequest, OpenResponse, Packet, Payload, Rakp1, Rakp2, RakpCode, Suite, status,
+    self, DATAGRAM_CAP, Exchange, Keys, OpenRequest, OpenResponse, Packet, Payload, Rakp1, Rakp2, RakpCode, Suite, Window, status,
 };
 
 /// An idle session ends after 60 s, plus or minus 3 (6.12.15).
 const SESSION_IDLE_CAP: Duration = Duration::from_secs(60);
 /// A login that does not go on is forgotten.
 const HALF_OPEN_CAP: Duration = Duration::from_secs(10);
-/// Sequence numbers accepted below the highest seen (6.12.13, IPMI 2.0: a window of 16).
-const WINDOW: u32 = 16;
-
 pub struct Front {
     pub addr: SocketAddr,
     sessions: Arc<Mutex<HashMap<u32, Session>>>,
@@ -42,9 +40,7 @@ struct Active {
     /// Privilege now, and the most it may be raised to (6.8).
     privilege: u8,
     limit: u8,
-    highest: u32,
-    /// Bit n: sequence `highest - n` was seen.
-    seen: u32,
+    window: Window,
     sent: u32,
 }
 
@@ -62,27 +58,6 @@ impl Session {
             Stage::Active(_) => SESSION_IDLE_CAP,
         };
         self.last.elapsed() > cap
-    }
-}
-
-impl Active {
-    /// Whether this sequence number is new (6.12.13); a repeated or old packet is dropped.
-    fn takes(&mut self, sequence: u32) -> bool {
-        if sequence == 0 {
-            return false;
-        }
-        if sequence > self.highest {
-            let step = sequence - self.highest;
-            self.seen = if step < 32 { self.seen << step } else { 0 } | 1;
-            self.highest = sequence;
-            return true;
-        }
-        let back = self.highest - sequence;
-        let fresh = back < WINDOW && self.seen >> back & 1 == 0;
-        if fresh {
-            self.seen |= 1 << back;
-        }
-        fresh
     }
 }
 
@@ -152,7 +127,7 @@ impl Server {
             Packet::Plain20(Payload::Rakp3, body) => {
                 Some(Packet::plain20(Payload::Rakp4, &self.rakp3(&RakpCode::read(body).ok()?)?.write()))
             }
-            Packet::Plain20(Payload::OpenResponse | Payload::Rakp2 | Payload::Rakp4, _) => None,
+            Packet::Plain20(Payload::Sol | Payload::OpenResponse | Payload::Rakp2 | Payload::Rakp4, _) => None,
             Packet::Session { id, sequence, payload: Payload::Ipmi, packet } => self.inside(id, sequence, packet),
             Packet::Session { .. } => None,
         }
@@ -279,7 +254,7 @@ impl Server {
         let keys = exchange.keys(&key);
         // Sessions begin as user (6.8).
         let (privilege, limit) = (2.min(exchange.role & 0x0f), exchange.role & 0x0f);
-        session.stage = Stage::Active(Box::new(Active { keys, privilege, limit, highest: 0, seen: 0, sent: 0 }));
+        session.stage = Stage::Active(Box::new(Active { keys, privilege, limit, window: Window::default(), sent: 0 }));
         session.last = Instant::now();
         Some(answer)
     }
@@ -292,7 +267,7 @@ impl Server {
         let console_session = session.console_session;
         let Stage::Active(active) = &mut session.stage else { return None };
         let request = Request::read(&active.keys.open(packet).ok()?).ok()?;
-        if !active.takes(sequence) {
+        if !active.window.takes(sequence) {
             return None;
         }
         session.last = Instant::now();
@@ -374,12 +349,14 @@ impl Server {
 
     fn fru(&self) -> Vec<u8> {
         let id = self.shared.chassis.identity();
-        ipmi::write_fru(&Fru {
+        let product = Product {
             manufacturer: Some(id.manufacturer),
-            model: Some(id.model),
+            name: Some(id.model),
             serial: Some(id.serial),
             asset_tag: id.asset_tag,
-        })
+            ..Product::default()
+        };
+        fru::write(&Fru { product: Some(product), ..Fru::default() })
     }
 
     fn set_boot_option(&self, data: &[u8]) -> u8 {
@@ -460,24 +437,6 @@ fn device_id(firmware: &str) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_repeated_or_old_sequence_number_is_dropped() {
-        let exchange = Exchange {
-            suite: Suite::Sha1,
-            console_session: 1,
-            bmc_session: 2,
-            console_random: [0; 16],
-            bmc_random: [0; 16],
-            bmc_guid: [0; 16],
-            role: 4,
-            user: vec![],
-        };
-        let mut active = Active { keys: exchange.keys(&[0; 20]), privilege: 2, limit: 4, highest: 0, seen: 0, sent: 0 };
-        assert!(active.takes(1) && active.takes(3) && active.takes(2));
-        assert!(!active.takes(2) && !active.takes(3) && !active.takes(0));
-        assert!(active.takes(100) && active.takes(90) && !active.takes(80) && !active.takes(100));
-    }
 
     #[test]
     fn the_firmware_version_survives_the_device_id() {
