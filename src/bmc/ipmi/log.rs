@@ -103,15 +103,15 @@ impl Ipmi {
 
     /// Entries from `id` on, at most `cap`. A chain that comes back to itself ends there.
     async fn chain(&self, mut id: u16, cap: usize) -> Result<Vec<Record>, BmcError> {
-        let (mut out, mut visited) = (Vec::new(), HashSet::new());
-        while out.len() < cap && id != sel::LAST && visited.insert(id) {
+        // An id that came before closes a circle, and so does "first" as a successor.
+        let (mut out, mut visited) = (Vec::new(), HashSet::from([sel::FIRST]));
+        while out.len() < cap && id != sel::LAST && (out.is_empty() || visited.insert(id)) {
             let Some(FetchedEntry { next, record }) = self.sel_entry(id).await? else { break };
-            // The first id is also the beginning: a chain that goes on with it is a circle (seen as the answer's padding).
-            let end = next == sel::FIRST;
-            out.push(record);
-            if end {
-                break;
+            if out.is_empty() {
+                // It may have been asked for by another id than its own.
+                visited.extend([id, record.id]);
             }
+            out.push(record);
             id = next;
         }
         Ok(out)

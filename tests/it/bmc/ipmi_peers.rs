@@ -1,8 +1,7 @@
 //! IPMI against programs we did not write: our client against OpenIPMI's `ipmi_sim`, `ipmitool` and FreeIPMI against our
 //! simulated BMC, and both ends over a bad network.
 
-use std::os::unix::fs::PermissionsExt;
-use std::process::{Command, Output};
+use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,69 +11,13 @@ use hostler::sim::bmc::{BootOverride, Chassis};
 use tokio::net::UdpSocket;
 
 use super::kit::{Still, UUID, access, bmcs, machine, setup, start};
-use super::process::{Running, free_udp_port, program, said, spawn, wait_for};
-
-struct IpmiSim {
-    port: u16,
-    dir: tempfile::TempDir,
-    _running: Running,
-}
-
-/// `ipmi_sim` with a chassis that is two files, `power` and `boot`.
-fn ipmi_sim() -> Option<IpmiSim> {
-    let (sim, ipmitool) = (program("ipmi_sim")?, program("ipmitool")?);
-    let dir = tempfile::tempdir().unwrap();
-    let (at, port) = (dir.path(), free_udp_port());
-    let hook = at.join("chassis");
-    std::fs::write(
-        &hook,
-        "#!/bin/sh\ncd \"$(dirname \"$0\")\" || exit 1\nop=$1; shift\nif [ $op = get ]; then for p in \"$@\"; do case $p in\n\
-         power) echo power:$(cat power);; boot) echo boot:$(cat boot);; *) exit 1;; esac; done; exit 0; fi\n\
-         while [ $# -gt 1 ]; do case $1 in power) echo $2 > power;; boot) echo $2 > boot;; reset) echo reset >> log;; shutdown) echo 0 > power;; *) exit 1;; esac; shift 2; done\n",
-    )
-    .unwrap();
-    std::fs::set_permissions(&hook, std::fs::Permissions::from_mode(0o755)).unwrap();
-    std::fs::write(at.join("power"), "0\n").unwrap();
-    std::fs::write(at.join("boot"), "none\n").unwrap();
-    std::fs::create_dir(at.join("state")).unwrap();
-    std::fs::write(
-        at.join("lan.conf"),
-        format!(
-            "name \"sim1\"\nset_working_mc 0x20\n  startlan 1\n    addr 127.0.0.1 {port}\n    priv_limit admin\n    allowed_auths_callback none md2 md5 straight\n    \
-             allowed_auths_user none md2 md5 straight\n    allowed_auths_operator none md2 md5 straight\n    allowed_auths_admin none md2 md5 straight\n    \
-             guid 11223344556647889900525400770001\n  endlan\n  chassis_control \"{}\"\n  user 2 true \"admin\" \"secret\" admin 10 none md2 md5 straight\n  \
-             user 3 true \"op\" \"oppass\" operator 10 none md2 md5 straight\n",
-            hook.display()
-        ),
-    )
-    .unwrap();
-    std::fs::write(
-        at.join("bmc.emu"),
-        "mc_setbmc 0x20\nmc_add 0x20 0 no-device-sdrs 0x23 9 8 0x9f 0x1291 0xf02 persist_sdr\nsel_enable 0x20 1000 0x0a\nmc_enable 0x20\n",
-    )
-    .unwrap();
-    let log = at.join("sim.log");
-    let running = spawn(
-        Command::new(sim).arg("-c").arg(at.join("lan.conf")).arg("-f").arg(at.join("bmc.emu")).arg("-s").arg(at.join("state")).arg("-n"),
-        &log,
-    );
-    wait_for(|| tool(&ipmitool, port, 3, "secret", &["mc", "info"]).status.success(), &log);
-    Some(IpmiSim { port, dir, _running: running })
-}
-
-fn tool(ipmitool: &std::path::Path, port: u16, suite: u8, password: &str, args: &[&str]) -> Output {
-    let (port, suite) = (port.to_string(), suite.to_string());
-    Command::new(ipmitool)
-        .args(["-I", "lanplus", "-H", "127.0.0.1", "-p", &port, "-U", "admin", "-P", password, "-C", &suite, "-N", "2", "-R", "2"])
-        .args(args)
-        .output()
-        .unwrap()
-}
+use super::openipmi::{ipmi_sim, tool};
+use super::process::{program, said};
 
 #[tokio::test]
 async fn openipmi_is_identified_switched_and_told_what_to_boot() {
     let Some(sim) = tokio::task::spawn_blocking(ipmi_sim).await.unwrap() else { return };
-    let (bmcs, access) = (bmcs(), access(format!("ipmi://127.0.0.1:{}", sim.port).parse().unwrap(), "admin", "secret"));
+    let (bmcs, access) = (bmcs(), sim.access());
     let id = bmcs.identity(machine(), &access).await.unwrap().value;
     assert_eq!((id.bmc_firmware.as_deref(), id.uuid.as_deref()), (Some("9.08"), Some(UUID)));
     assert_eq!(bmcs.power(machine(), &access).await.unwrap().value, PowerState::Off);
