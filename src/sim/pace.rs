@@ -7,6 +7,13 @@ pub struct Pace {
     speed: f64,
 }
 
+impl Default for Pace {
+    /// Real time.
+    fn default() -> Self {
+        Self { speed: 1.0 }
+    }
+}
+
 #[derive(Debug, thiserror::Error, PartialEq)]
 #[error("{0} is no speed; use a number from 0.1 to 1000")]
 pub struct BadSpeed(pub String);

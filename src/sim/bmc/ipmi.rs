@@ -13,7 +13,8 @@ use tokio::time::Instant;
 
 use crate::clock;
 use crate::domain::power::{BootDevice, FirmwareKind, PowerState};
-use crate::sim::bmc::{BootOverride, Reach, Shared};
+use crate::sim::bmc::shared::Shared;
+use crate::sim::bmc::{BootOverride, Reach};
 use crate::wire::fru::{self, Fru, Product};
 use crate::wire::ipmi::{self, BootFlags, Command, Request, Response, completion};
 use crate::wire::rmcp::{
@@ -223,7 +224,7 @@ impl Server {
             }
         };
         answer.bmc_random = exchange.bmc_random;
-        answer.code = exchange.rakp2_code(&rmcp::password_key(setup.password.as_bytes()));
+        answer.code = exchange.rakp2_code(&rmcp::password_key(self.shared.password().as_bytes()));
         session.stage = Stage::Challenged(exchange);
         session.last = Instant::now();
         answer
@@ -241,7 +242,7 @@ impl Server {
             answer.status = status::BAD_SESSION;
             return Some(answer);
         };
-        let key = rmcp::password_key(self.shared.setup.password.as_bytes());
+        let key = rmcp::password_key(self.shared.password().as_bytes());
         if three.status != status::OK || !rmcp::same_code(&exchange.rakp3_code(&key), &three.code) {
             self.shared.login_refused();
             answer.status = status::BAD_CODE;

@@ -3,7 +3,8 @@
 //!
 //! The machine implements [`Chassis`]; [`SimBmc::start`] opens the fronts on loopback ports the system chooses and
 //! [`SimBmc::redfish_address`] / [`SimBmc::ipmi_address`] are what to enrol. [`SimBmc::set_faults`] makes it misbehave,
-//! [`SimBmc::counts`] shows what was asked of it. Dropping it closes everything at once, as a pulled cable would.
+//! [`SimBmc::strike`] makes something happen to its hardware, [`SimBmc::counts`] shows what was asked of it. Dropping it closes
+//! everything at once, as a pulled cable would.
 //!
 //! ```no_run
 //! # use std::sync::Arc;
@@ -15,22 +16,34 @@
 //! # Ok(()) }
 //! ```
 //!
-//! IPMI was checked against `ipmitool -C 3`, `-C 17` and FreeIPMI `-I 17` (`tests/it/bmc_sim.rs`).
+//! IPMI was checked against `ipmitool -C 3`, `-C 17` and FreeIPMI `-I 17` (`tests/it/bmc/ipmi_peers.rs`), Redfish with
+//! DMTF's validators (`tests/it/bmc/validators.rs`).
 
+mod accounts;
+pub mod board;
+mod faults;
 mod ipmi;
+mod keeper;
 mod redfish;
+mod shared;
+mod strike;
+
+pub use faults::{Counts, Faults, Reach};
+pub use strike::Strike;
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::Arc;
 
 use tokio::task::JoinSet;
 
 use crate::domain::bmc::{BmcAddress, BmcProtocol};
 use crate::domain::id::SystemUuid;
+use crate::domain::inventory::Inventory;
 use crate::domain::power::{BootDevice, FirmwareKind, PowerAction, PowerState};
+use crate::sim::bmc::board::Board;
+use crate::sim::bmc::shared::Shared;
+use crate::sim::pace::Pace;
 
 /// The machine a BMC manages. Calls are quick and do not wait: a change that takes time is begun, and [`Chassis::power`]
 /// says how far it is.
@@ -42,6 +55,46 @@ pub trait Chassis: Send + Sync + 'static {
     /// What the next boot was told to do. The machine clears it when it boots, if it is for once.
     fn boot_override(&self) -> Option<BootOverride>;
     fn set_boot_override(&self, boot: Option<BootOverride>);
+    /// What is inside. `None`: the BMC makes up a machine that fits the identity's UUID.
+    fn inventory(&self) -> Option<Inventory> {
+        None
+    }
+    /// How far the machine's firmware came. `None`: as far as the power state tells.
+    fn boot_progress(&self) -> Option<BootProgress> {
+        None
+    }
+    /// Times that the machine began to boot. `None`: as often as the BMC was told to.
+    fn boots(&self) -> Option<u64> {
+        None
+    }
+    /// The system stops where it is and heeds neither network nor power button, until it is reset.
+    fn hang(&self) {}
+    /// The BIOS is another version from now on.
+    fn set_bios_version(&self, _version: &str) {}
+    /// A part was taken out or another one is in its place: what the machine finds at its next boot.
+    fn refit(&self, _inventory: &Inventory) {}
+}
+
+/// Redfish `BootProgress.LastState`, as far as simulated machines tell it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BootProgress {
+    None,
+    MemoryInitializationStarted,
+    SystemHardwareInitializationComplete,
+    OsBootStarted,
+    OsRunning,
+}
+
+impl BootProgress {
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::None => "None",
+            Self::MemoryInitializationStarted => "MemoryInitializationStarted",
+            Self::SystemHardwareInitializationComplete => "SystemHardwareInitializationComplete",
+            Self::OsBootStarted => "OSBootStarted",
+            Self::OsRunning => "OSRunning",
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -76,6 +129,8 @@ pub struct Setup {
     pub lock_after: u32,
     /// Sessions at the same time, for each front (real ones: 4 to 16).
     pub session_cap: usize,
+    /// How fast updates and restarts of the BMC go.
+    pub pace: Pace,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,7 +142,7 @@ pub enum RedfishFront {
 }
 
 impl Setup {
-    /// Both protocols, HTTPS, on 127.0.0.1, locked after 5 refused logins, 8 sessions.
+    /// Both protocols, HTTPS, on 127.0.0.1, locked after 5 refused logins, 8 sessions, in real time.
     pub fn new(user: &str, password: &str) -> Self {
         Self {
             user: user.to_owned(),
@@ -97,126 +152,7 @@ impl Setup {
             listen: Ipv4Addr::LOCALHOST.into(),
             lock_after: 5,
             session_cap: 8,
-        }
-    }
-}
-
-/// What is wrong with a BMC now. The default is nothing.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Faults {
-    pub reach: Reach,
-    /// Answers are JSON of the wrong shape over Redfish, empty over IPMI.
-    pub nonsense: bool,
-    /// Power and boot commands are accepted and change nothing.
-    pub accepts_and_does_nothing: bool,
-    /// As many answers from now on are "busy" (503, IPMI completion code 0xc0).
-    pub busy_answers: u32,
-    /// Before every answer.
-    pub delay: Duration,
-    /// A boot override for once reads back as continuous (sushy-tools).
-    pub boot_stays: bool,
-    /// A PATCH without `If-Match` is refused with 428.
-    pub demands_etag: bool,
-    /// The next answers to this many requests with a good session are 401 (seen from HPE).
-    pub forgets_session: u32,
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Reach {
-    #[default]
-    Normal,
-    /// Connections are dropped at once; nothing answers over IPMI.
-    Dropped,
-    /// Connections are taken and never answered; nothing answers over IPMI.
-    Silent,
-}
-
-/// What was asked of a BMC since it started.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counts {
-    pub requests: u64,
-    /// Power and boot commands.
-    pub writes: u64,
-    pub logins: u64,
-    pub refused_logins: u64,
-    pub open_sessions: usize,
-    /// Most requests that were in flight at the same time.
-    pub most_at_once: u32,
-    pub locked: bool,
-}
-
-/// What both fronts share.
-struct Shared {
-    chassis: Arc<dyn Chassis>,
-    setup: Setup,
-    faults: Mutex<Faults>,
-    requests: AtomicU64,
-    writes: AtomicU64,
-    logins: AtomicU64,
-    refused_logins: AtomicU64,
-    /// In a row: locks at `lock_after`.
-    refused_in_row: AtomicU32,
-    locked: AtomicBool,
-    in_flight: AtomicU32,
-    most_at_once: AtomicU32,
-}
-
-/// One request being answered.
-struct InFlight<'a>(&'a Shared);
-
-impl Drop for InFlight<'_> {
-    fn drop(&mut self) {
-        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-impl Shared {
-    fn faults(&self) -> Faults {
-        self.faults.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// Spends one of a fault's counted answers.
-    fn spend(&self, which: impl Fn(&mut Faults) -> &mut u32) -> bool {
-        let mut faults = self.faults.lock().unwrap_or_else(PoisonError::into_inner);
-        let left = which(&mut faults);
-        let spend = *left > 0;
-        *left = left.saturating_sub(1);
-        spend
-    }
-
-    fn begin(&self) -> InFlight<'_> {
-        self.requests.fetch_add(1, Ordering::Relaxed);
-        let now = self.in_flight.fetch_add(1, Ordering::Relaxed) + 1;
-        self.most_at_once.fetch_max(now, Ordering::Relaxed);
-        InFlight(self)
-    }
-
-    fn is_locked(&self) -> bool {
-        self.locked.load(Ordering::Relaxed)
-    }
-
-    fn login_accepted(&self) {
-        self.logins.fetch_add(1, Ordering::Relaxed);
-        self.refused_in_row.store(0, Ordering::Relaxed);
-    }
-
-    fn login_refused(&self) {
-        self.refused_logins.fetch_add(1, Ordering::Relaxed);
-        if self.refused_in_row.fetch_add(1, Ordering::Relaxed) + 1 >= self.setup.lock_after {
-            self.locked.store(true, Ordering::Relaxed);
-        }
-    }
-
-    fn set_power(&self, action: PowerAction) -> Result<(), String> {
-        self.writes.fetch_add(1, Ordering::Relaxed);
-        if self.faults().accepts_and_does_nothing { Ok(()) } else { self.chassis.set_power(action) }
-    }
-
-    fn set_boot(&self, boot: Option<BootOverride>) {
-        self.writes.fetch_add(1, Ordering::Relaxed);
-        let faults = self.faults();
-        if !faults.accepts_and_does_nothing {
-            self.chassis.set_boot_override(boot.map(|b| BootOverride { once: b.once && !faults.boot_stays, ..b }));
+            pace: Pace::default(),
         }
     }
 }
@@ -224,8 +160,8 @@ impl Shared {
 /// A running BMC.
 pub struct SimBmc {
     shared: Arc<Shared>,
-    redfish: Option<redfish::Front>,
-    ipmi: Option<ipmi::Front>,
+    redfish: Option<Arc<redfish::Front>>,
+    ipmi: Option<Arc<ipmi::Front>>,
     // Dropping the set ends the tasks.
     _tasks: JoinSet<()>,
 }
@@ -236,25 +172,17 @@ impl SimBmc {
     /// # Errors
     /// When a port cannot be bound or the certificate cannot be made.
     pub async fn start(chassis: Arc<dyn Chassis>, setup: Setup) -> io::Result<Self> {
-        let shared = Arc::new(Shared {
-            chassis,
-            setup,
-            faults: Mutex::default(),
-            requests: AtomicU64::new(0),
-            writes: AtomicU64::new(0),
-            logins: AtomicU64::new(0),
-            refused_logins: AtomicU64::new(0),
-            refused_in_row: AtomicU32::new(0),
-            locked: AtomicBool::new(false),
-            in_flight: AtomicU32::new(0),
-            most_at_once: AtomicU32::new(0),
-        });
+        let shared = Arc::new(Shared::new(chassis, setup));
         let mut tasks = JoinSet::new();
         let redfish = match shared.setup.redfish {
-            Some(kind) => Some(redfish::Front::start(Arc::clone(&shared), kind, &mut tasks).await?),
+            Some(kind) => Some(Arc::new(redfish::Front::start(Arc::clone(&shared), kind, &mut tasks).await?)),
             None => None,
         };
-        let ipmi = if shared.setup.ipmi { Some(ipmi::Front::start(Arc::clone(&shared), &mut tasks).await?) } else { None };
+        let ipmi = match shared.setup.ipmi {
+            true => Some(Arc::new(ipmi::Front::start(Arc::clone(&shared), &mut tasks).await?)),
+            false => None,
+        };
+        tasks.spawn(keeper::run(Arc::clone(&shared), redfish.clone(), ipmi.clone()));
         Ok(Self { shared, redfish, ipmi, _tasks: tasks })
     }
 
@@ -271,27 +199,27 @@ impl SimBmc {
 
     /// From now on.
     pub fn set_faults(&self, faults: Faults) {
-        *self.shared.faults.lock().unwrap_or_else(PoisonError::into_inner) = faults;
+        self.shared.set_faults(|f| *f = faults);
+    }
+
+    /// Lets something happen. `Err` says why it cannot (no such part, no such sensor).
+    pub fn strike(&self, strike: &Strike) -> Result<(), String> {
+        strike::happen(&self.shared, strike)
+    }
+
+    /// Looks at the board as it is now, for tests and for the fault controls.
+    pub fn board<T>(&self, look: impl FnOnce(&Board) -> T) -> T {
+        look(&self.shared.board())
     }
 
     pub fn counts(&self) -> Counts {
-        let s = &self.shared;
-        Counts {
-            requests: s.requests.load(Ordering::Relaxed),
-            writes: s.writes.load(Ordering::Relaxed),
-            logins: s.logins.load(Ordering::Relaxed),
-            refused_logins: s.refused_logins.load(Ordering::Relaxed),
-            open_sessions: self.redfish.as_ref().map_or(0, redfish::Front::open_sessions)
-                + self.ipmi.as_ref().map_or(0, ipmi::Front::open_sessions),
-            most_at_once: s.most_at_once.load(Ordering::Relaxed),
-            locked: s.is_locked(),
-        }
+        let sessions = self.redfish.as_ref().map_or(0, |f| f.open_sessions()) + self.ipmi.as_ref().map_or(0, |f| f.open_sessions());
+        self.shared.counts(sessions)
     }
 
     /// Lets the account log in again, as an administrator at its web page would.
     pub fn unlock(&self) {
-        self.shared.refused_in_row.store(0, Ordering::Relaxed);
-        self.shared.locked.store(false, Ordering::Relaxed);
+        self.shared.accounts().unlock_all();
     }
 
     /// Restarts the Redfish front with a new key and certificate: connections and sessions are gone.
@@ -299,13 +227,14 @@ impl SimBmc {
     /// # Errors
     /// When the certificate cannot be made.
     pub fn change_certificate(&self) -> io::Result<()> {
-        self.redfish.as_ref().map_or(Ok(()), redfish::Front::change_certificate)
+        self.redfish.as_ref().map_or(Ok(()), |f| f.change_certificate())
     }
 
-    /// Restarts the BMC: all sessions and connections are gone, nothing else changes.
+    /// Restarts the BMC in no time: all sessions and connections are gone, nothing else changes.
     pub fn restart(&self) {
+        self.shared.raise_generation();
         if let Some(front) = &self.redfish {
-            front.restart();
+            front.forget_sessions();
         }
         if let Some(front) = &self.ipmi {
             front.forget_sessions();
