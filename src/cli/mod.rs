@@ -8,6 +8,7 @@ mod machine;
 mod netboot;
 mod output;
 mod serve;
+mod sim;
 mod token;
 mod wait;
 
@@ -151,8 +152,8 @@ enum Command {
     Serve(serve::ServeArgs),
     /// Run the service with a simulated rack, to look around
     Demo(crate::sim::demo::DemoArgs),
-    /// Run a simulated rack for a service in another process
-    Sim(crate::sim::standalone::SimArgs),
+    /// Simulated racks and BMCs, and what can be made to happen to them
+    Sim(Box<sim::SimCommand>),
     /// Read the configuration and say what is wrong with it
     CheckConfig(serve::ConfigArgs),
     /// Open the database and bring it up to date
@@ -211,7 +212,7 @@ pub fn main() -> ExitCode {
 fn run(cli: Cli) -> Result<()> {
     match cli.command {
         Command::Demo(args) => serve::demo(&args),
-        Command::Sim(args) => serve::sim(&args),
+        Command::Sim(command) => sim::run(&cli.global, *command),
         Command::Serve(args) => serve::serve(&cli.global, &args),
         Command::CheckConfig(args) => serve::check_config(&cli.global, &args),
         Command::Migrate(args) => serve::migrate(&cli.global, &args),

@@ -11,7 +11,6 @@ use crate::server::shutdown::Ended;
 use crate::server::state::StateDir;
 use crate::server::telemetry;
 use crate::sim::demo::{self, DemoArgs};
-use crate::sim::standalone::{self, SimArgs};
 use crate::store::Store;
 
 #[derive(Args)]
@@ -65,7 +64,7 @@ fn load(global: &Global, args: &ConfigArgs, flags: &[(&str, &Option<String>)]) -
         .map_err(|e| CliError::Usage { what: e.to_string(), hint: String::new() })
 }
 
-fn failed(e: &dyn std::error::Error) -> CliError {
+pub(super) fn failed(e: &dyn std::error::Error) -> CliError {
     let mut what = e.to_string();
     let mut source = e.source();
     while let Some(inner) = source {
@@ -75,7 +74,7 @@ fn failed(e: &dyn std::error::Error) -> CliError {
     CliError::Failed { what, hint: String::new() }
 }
 
-fn runtime() -> Result<tokio::runtime::Runtime> {
+pub(super) fn runtime() -> Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(|e| failed(&e))
 }
 
@@ -113,10 +112,6 @@ pub(super) fn serve(global: &Global, args: &ServeArgs) -> Result<()> {
 
 pub(super) fn demo(args: &DemoArgs) -> Result<()> {
     runtime()?.block_on(demo::run(args)).map_err(|e| failed(&e))
-}
-
-pub(super) fn sim(args: &SimArgs) -> Result<()> {
-    runtime()?.block_on(standalone::run(args)).map_err(|e| failed(&e))
 }
 
 pub(super) fn check_config(global: &Global, args: &ConfigArgs) -> Result<()> {

@@ -20,6 +20,7 @@ use crate::server::shutdown::Ended;
 use crate::server::state::local_token;
 use crate::server::telemetry;
 use crate::sim::boot_files::{self, BootFiles};
+use crate::sim::control::{self, ControlError};
 use crate::sim::dhcp::{Door, Uplink};
 use crate::sim::fleet::{Fleet, FleetError, Plan};
 use crate::sim::image;
@@ -94,6 +95,8 @@ pub enum DemoError {
     #[error(transparent)]
     Fleet(#[from] FleetError),
     #[error(transparent)]
+    Control(#[from] ControlError),
+    #[error(transparent)]
     Client(#[from] LinkError),
     #[error(transparent)]
     Operator(#[from] OperatorError),
@@ -143,7 +146,9 @@ pub async fn run(args: &DemoArgs) -> Result<(), DemoError> {
         door: for_vms.as_ref().map(|_| Door { known_as: vm::LAN.router, http: at(ports.http) }),
     };
     let plan = Plan { machines: usize::from(args.machines), seed: args.seed, pace: args.speed, uplink, odd: true };
-    let mut rack = Rack { fleet: Fleet::start(&plan).await?, vms: None, vm_image: Err(String::new()) };
+    let fleet = Arc::new(Fleet::start(&plan).await?);
+    let _control = control::start(Arc::clone(&fleet), &state.path.join(control::FILE)).await?;
+    let mut rack = Rack { fleet, vms: None, vm_image: Err(String::new()) };
     if let (Some(machines), Some(ForVms { found, image })) = (args.vms, for_vms) {
         let (dhcp, tftp, http) = (at(ports.dhcp), at(ports.tftp), at(ports.http));
         let plan = vm::Plan { machines, tools: found.tools, dir: state.path.join("vms"), dhcp, tftp, http };
@@ -245,7 +250,7 @@ fn image_name(file: &Path) -> Name {
 
 /// The machines: simulated ones, and virtual ones beside them.
 struct Rack {
-    fleet: Fleet,
+    fleet: Arc<Fleet>,
     vms: Option<Vms>,
     /// What the virtual ones get, or the sentence that says how to have one.
     vm_image: Result<PathBuf, String>,
@@ -305,6 +310,7 @@ fn greet(args: &DemoArgs, service: &Service, state: &Path, files: &BootFiles, ra
         println!("  Log in    admin  {}", password.expose());
     }
     println!("  Terminal  HOSTLER__STATE={} hostler machine list", state.display());
+    println!("  Break it  HOSTLER__STATE={} hostler sim fault r12-u03 part-failed Fan2", state.display());
     println!();
     if !files.placeholders.is_empty() {
         println!(

@@ -8,7 +8,7 @@ use tokio::task::JoinSet;
 use crate::agent::link::{LinkError, http_client_builder};
 use crate::domain::id::{Mac, Serial};
 use crate::domain::power::PowerState;
-use crate::sim::bmc::{Chassis, RedfishFront, Setup, SimBmc};
+use crate::sim::bmc::{Chassis, RedfishFront, Setup, SimBmc, Strike};
 use crate::sim::dhcp::{ForeignServer, Uplink};
 use crate::sim::hardware::{BmcFront, Hardware};
 use crate::sim::machine::{Machine, Surroundings};
@@ -58,7 +58,7 @@ struct Unit {
     listing: Listing,
     oddity: Oddity,
     /// Its fronts close when it is dropped.
-    _bmc: Option<SimBmc>,
+    bmc: Option<SimBmc>,
 }
 
 /// A running rack. Dropping it pulls the plug.
@@ -117,7 +117,7 @@ impl Fleet {
                 Oddity::NeverTurnsUp => None,
                 Oddity::None | Oddity::OtherDhcpServer | Oddity::WrongPassword => {
                     let chassis: Arc<dyn Chassis> = machine.clone();
-                    let bmc = SimBmc::start(chassis, fronts(hardware.bmc, user, &password)).await;
+                    let bmc = SimBmc::start(chassis, Setup { pace: plan.pace, ..fronts(hardware.bmc, user, &password) }).await;
                     Some(bmc.map_err(|source| FleetError::Bmc { number, source })?)
                 }
             };
@@ -134,7 +134,7 @@ impl Fleet {
                 let machine = machine.clone();
                 tasks.spawn(async move { machine.run().await });
             }
-            units.push(Unit { machine, listing, oddity, _bmc: bmc });
+            units.push(Unit { machine, listing, oddity, bmc });
         }
         Ok(Self { units, _tasks: tasks })
     }
@@ -147,12 +147,31 @@ impl Fleet {
     pub fn packing_list(&self) -> String {
         let mut csv = String::from("name,serial,mac,bmc,user,password,rack,u\n");
         for l in self.listings() {
-            let (row, u) = ((l.number - 1) / RACK_U, (l.number - 1) % RACK_U + 1);
-            let rack = format!("R{}", FIRST_RACK + row);
-            let name = format!("{}-u{u:02}", rack.to_ascii_lowercase());
+            let (rack, u) = place(l.number);
+            let name = name(l.number);
             csv.push_str(&format!("{name},{},{},{},{},{},{rack},{u}\n", l.serial, l.mac, l.bmc, l.user, l.password));
         }
         csv
+    }
+
+    /// What can be made to happen to the machine of this serial, MAC, name (`r12-u03`) or number. `Err` says why it cannot.
+    pub fn strike(&self, which: &str, strike: &Strike) -> Result<(), String> {
+        let bmc = self.unit(which)?.bmc.as_ref().ok_or_else(|| format!("{which} is not in the rack"))?;
+        bmc.strike(strike)
+    }
+
+    /// The BMC of that machine, to look at its board.
+    pub fn bmc(&self, which: &str) -> Result<&SimBmc, String> {
+        self.unit(which)?.bmc.as_ref().ok_or_else(|| format!("{which} is not in the rack"))
+    }
+
+    fn unit(&self, which: &str) -> Result<&Unit, String> {
+        let is = |u: &&Unit| {
+            let l = &u.listing;
+            let mac = l.mac.to_string();
+            [l.serial.as_str(), mac.as_str(), name(l.number).as_str(), l.number.to_string().as_str()].iter().any(|n| n.eq_ignore_ascii_case(which))
+        };
+        self.units.iter().find(is).ok_or_else(|| format!("there is no machine {which}"))
     }
 
     /// Powers every machine on by hand, as someone with a key to the rack could.
@@ -170,6 +189,18 @@ impl Fleet {
     pub fn odd(&self) -> impl Iterator<Item = (&Listing, Oddity)> {
         self.units.iter().filter(|u| u.oddity != Oddity::None).map(|u| (&u.listing, u.oddity))
     }
+}
+
+/// Rack and U of machine `number`.
+fn place(number: usize) -> (String, usize) {
+    let (row, u) = ((number - 1) / RACK_U, (number - 1) % RACK_U + 1);
+    (format!("R{}", FIRST_RACK + row), u)
+}
+
+/// The name that the packing list gives it.
+pub fn name(number: usize) -> String {
+    let (rack, u) = place(number);
+    format!("{}-u{u:02}", rack.to_ascii_lowercase())
 }
 
 fn bmc_user(hardware: &Hardware) -> &'static str {

@@ -8,8 +8,9 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::agent::link::{Ending, Link, LinkError, Pace as LinkPace};
+use crate::domain::inventory::Inventory;
 use crate::domain::power::{BootDevice, FirmwareKind, PowerAction, PowerState};
-use crate::sim::bmc::{BootOverride, Chassis, ChassisIdentity};
+use crate::sim::bmc::{BootOverride, BootProgress, Chassis, ChassisIdentity};
 use crate::sim::dhcp::{Client, ForeignServer, Lease, Uplink, xid};
 use crate::sim::fetch::{self, Http};
 use crate::sim::first_boot;
@@ -56,6 +57,13 @@ struct Now {
     exchanges: u32,
     /// The last line on the console.
     console: String,
+    progress: Option<BootProgress>,
+    /// Times that it began to boot.
+    boots: u64,
+    /// The BIOS after an update.
+    bios_version: Option<String>,
+    /// What is inside after parts were taken out or changed.
+    refit: Option<Inventory>,
 }
 
 /// How a boot ended by itself.
@@ -85,8 +93,10 @@ impl Machine {
         let mut switch = self.switch.watch();
         loop {
             let seen = *switch.borrow_and_update();
+            let mut outside = self.switch.watch();
             if !seen.on {
                 self.say("off");
+                self.reach(BootProgress::None);
                 if switch.changed().await.is_err() {
                     return;
                 }
@@ -97,7 +107,13 @@ impl Machine {
                     End::Restart => {}
                     End::PowerOff => self.switch.press(PowerAction::Off),
                 },
-                gone = switch.wait_for(|now| now.turn != seen.turn) => if gone.is_err() { return },
+                turned = turned(&mut outside, seen, true) => if !turned { return },
+            }
+            if switch.borrow().hung {
+                self.say("the system hangs");
+                if !turned(&mut switch, seen, false).await {
+                    return;
+                }
             }
         }
     }
@@ -105,7 +121,10 @@ impl Machine {
     async fn power_on_to_end(&self) -> End {
         let tempo = &self.hardware.tempo;
         self.say("power-on self test");
+        self.lock().boots += 1;
+        self.reach(BootProgress::MemoryInitializationStarted);
         self.around.pace.pass(tempo.power + tempo.post).await;
+        self.reach(BootProgress::SystemHardwareInitializationComplete);
         let told = {
             let mut now = self.lock();
             let told = now.boot_override;
@@ -136,6 +155,7 @@ impl Machine {
     async fn disk(&self) -> Option<End> {
         let system = lock(&self.disks).system().cloned()?;
         self.say("booting from disk");
+        self.reach(BootProgress::OsBootStarted);
         self.around.pace.pass(self.hardware.tempo.system).await;
         if !system.initialised {
             match &system.seed {
@@ -148,6 +168,7 @@ impl Machine {
             lock(&self.disks).initialised();
         }
         self.say("login:");
+        self.reach(BootProgress::OsRunning);
         // The system heeds the power button; anything else ends it from outside.
         let mut switch = self.switch.watch();
         let button = switch.borrow().button;
@@ -265,6 +286,7 @@ impl Machine {
         if !has_ramdisk {
             return self.halt("Kernel panic - not syncing: VFS: Unable to mount root fs on unknown-block(0,0)").await;
         }
+        self.reach(BootProgress::OsBootStarted);
         self.around.pace.pass(self.hardware.tempo.kernel).await;
         let (Some(server), Some(nonce)) = (word(ARG_SERVER), word(ARG_NONCE)) else {
             return self.halt(&format!("the command line has no {ARG_SERVER} or no {ARG_NONCE}")).await;
@@ -286,7 +308,7 @@ impl Machine {
         let outbox = link.outbox();
         let (serial, started) = (self.hardware.serial.clone(), tokio::time::Instant::now());
         let mut hands = SimulatedHands {
-            inventory: self.hardware.inventory.clone(),
+            inventory: self.inside(),
             disks: self.disks.clone(),
             firmware: self.hardware.rom.firmware(),
             tempo: self.hardware.tempo.clone(),
@@ -299,6 +321,7 @@ impl Machine {
             }),
         };
         self.say("agent started");
+        self.reach(BootProgress::OsRunning);
         link.run(&mut hands).await
     }
 
@@ -309,6 +332,20 @@ impl Machine {
 
     fn is_efi(&self) -> bool {
         self.hardware.rom.firmware() == FirmwareKind::Uefi
+    }
+
+    fn reach(&self, progress: BootProgress) {
+        self.lock().progress = Some(progress);
+    }
+
+    /// What is inside now.
+    fn inside(&self) -> Inventory {
+        let now = self.lock();
+        let mut inventory = now.refit.clone().unwrap_or_else(|| self.hardware.inventory.clone());
+        if let Some(version) = &now.bios_version {
+            inventory.firmware.version = Some(version.clone());
+        }
+        inventory
     }
 
     fn say(&self, line: &str) {
@@ -330,7 +367,7 @@ impl Chassis for Machine {
             serial: self.hardware.serial.to_string(),
             uuid: self.hardware.uuid,
             asset_tag: system.asset_tag.clone(),
-            bios_version: self.hardware.inventory.firmware.version.clone().unwrap_or_default(),
+            bios_version: self.inside().firmware.version.unwrap_or_default(),
             bmc_firmware: "2.85 (simulated)".to_owned(),
         }
     }
@@ -351,6 +388,36 @@ impl Chassis for Machine {
     fn set_boot_override(&self, boot: Option<BootOverride>) {
         self.lock().boot_override = boot;
     }
+
+    /// As it was built: the BMC knows what was changed since.
+    fn inventory(&self) -> Option<Inventory> {
+        Some(self.hardware.inventory.clone())
+    }
+
+    fn boot_progress(&self) -> Option<BootProgress> {
+        self.lock().progress
+    }
+
+    fn boots(&self) -> Option<u64> {
+        Some(self.lock().boots)
+    }
+
+    fn hang(&self) {
+        self.switch.hang();
+    }
+
+    fn set_bios_version(&self, version: &str) {
+        self.lock().bios_version = Some(version.to_owned());
+    }
+
+    fn refit(&self, inventory: &Inventory) {
+        self.lock().refit = Some(inventory.clone());
+    }
+}
+
+/// Waits until what runs ends from outside, or hangs if that counts; false when the machine is gone.
+async fn turned(switch: &mut tokio::sync::watch::Receiver<Switch>, seen: Switch, heeds_hang: bool) -> bool {
+    switch.wait_for(|now| now.turn != seen.turn || (heeds_hang && now.hung)).await.is_ok()
 }
 
 /// What iPXE finds on this machine.

@@ -4,8 +4,10 @@
 //! over the wire: its BMC is asked over Redfish or IPMI, its firmware asks DHCP, TFTP and HTTP, and its agent is the
 //! real one's link with simulated hands.
 
+pub mod bench;
 pub mod bmc;
 pub mod boot_files;
+pub mod control;
 pub mod demo;
 pub mod dhcp;
 pub mod fetch;
@@ -19,5 +21,6 @@ pub mod machine;
 pub mod operator;
 pub mod pace;
 pub mod power;
+pub mod replay;
 pub mod standalone;
 pub mod vm;

@@ -12,6 +12,8 @@ pub struct Switch {
     pub turn: u64,
     /// Raised by the ACPI power button.
     pub button: u64,
+    /// What runs stopped where it was, until the next turn.
+    pub hung: bool,
 }
 
 #[derive(Debug, Default)]
@@ -25,13 +27,22 @@ impl PowerSwitch {
         self.state.send_if_modified(|switch| {
             let before = *switch;
             match action {
-                PowerAction::On if !switch.on => *switch = Switch { on: true, turn: switch.turn + 1, ..*switch },
-                PowerAction::Off if switch.on => *switch = Switch { on: false, turn: switch.turn + 1, ..*switch },
-                PowerAction::Cycle | PowerAction::Reset if switch.on => switch.turn += 1,
+                PowerAction::On if !switch.on => *switch = Switch { on: true, turn: switch.turn + 1, hung: false, ..*switch },
+                PowerAction::Off if switch.on => *switch = Switch { on: false, turn: switch.turn + 1, hung: false, ..*switch },
+                PowerAction::Cycle | PowerAction::Reset if switch.on => *switch = Switch { turn: switch.turn + 1, hung: false, ..*switch },
                 PowerAction::Soft if switch.on => switch.button += 1,
                 PowerAction::On | PowerAction::Off | PowerAction::Cycle | PowerAction::Reset | PowerAction::Soft => {}
             }
             *switch != before
+        });
+    }
+
+    /// What runs stops where it is; a machine that is off has nothing that could.
+    pub fn hang(&self) {
+        self.state.send_if_modified(|switch| {
+            let begins = switch.on && !switch.hung;
+            switch.hung |= switch.on;
+            begins
         });
     }
 

@@ -4,9 +4,11 @@ use std::io::{self, Write};
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use clap::Args;
 
+use crate::sim::control::{self, ControlError};
 use crate::sim::dhcp::Uplink;
 use crate::sim::fleet::{Fleet, FleetError, Plan};
 use crate::sim::pace::Pace;
@@ -40,6 +42,9 @@ pub struct SimArgs {
     /// Where to write the packing list with the BMCs' addresses and passwords
     #[arg(long, value_name = "FILE")]
     list: PathBuf,
+    /// Where to write how `hostler sim fault` reaches this rack
+    #[arg(long, value_name = "FILE")]
+    control: Option<PathBuf>,
     /// Power every machine on now, as by hand
     #[arg(long)]
     power_on: bool,
@@ -47,6 +52,8 @@ pub struct SimArgs {
 
 #[derive(Debug, thiserror::Error)]
 pub enum SimError {
+    #[error(transparent)]
+    Control(#[from] ControlError),
     #[error(transparent)]
     Fleet(#[from] FleetError),
     #[error("cannot write the packing list {}: {source}", path.display())]
@@ -62,8 +69,12 @@ pub enum SimError {
 pub async fn run(args: &SimArgs) -> Result<(), SimError> {
     let uplink = Uplink { dhcp: args.dhcp, pxe: args.pxe, tftp_port: args.tftp_port, relay: args.relay, door: None };
     let plan = Plan { machines: usize::from(args.machines), seed: args.seed, pace: args.speed, uplink, odd: false };
-    let fleet = Fleet::start(&plan).await?;
+    let fleet = Arc::new(Fleet::start(&plan).await?);
     write_private(&args.list, &fleet.packing_list()).map_err(|source| SimError::List { path: args.list.clone(), source })?;
+    let _control = match &args.control {
+        Some(file) => Some(control::start(Arc::clone(&fleet), file).await?),
+        None => None,
+    };
     if args.power_on {
         fleet.power_on_all();
     }

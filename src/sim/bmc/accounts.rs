@@ -78,8 +78,7 @@ impl Accounts {
     /// The new account's id. The caller checked that there is room and that the name is free.
     pub fn add(&mut self, name: &str, password: &str, role: Role, enabled: bool) -> u32 {
         self.last_id += 1;
-        let (name, password) = (name.to_owned(), password.to_owned());
-        self.list.push(Account { id: self.last_id, name, password, role, enabled, locked: false, refused: 0, must_change: false });
+        self.list.push(Account { id: self.last_id, password: password.to_owned(), enabled, ..Account::named(name, role) });
         self.last_id
     }
 
@@ -128,6 +127,12 @@ impl Accounts {
 }
 
 impl Account {
+    /// An account that stands alone.
+    pub fn named(name: &str, role: Role) -> Self {
+        let name = name.to_owned();
+        Self { id: 1, name, password: String::new(), role, enabled: true, locked: false, refused: 0, must_change: false }
+    }
+
     fn count_refusal(&mut self, lock_after: u32) {
         self.refused += 1;
         self.locked |= self.refused >= lock_after;

@@ -24,10 +24,11 @@ pub mod board;
 mod faults;
 mod ipmi;
 mod keeper;
-mod redfish;
+pub(in crate::sim) mod redfish;
 mod shared;
 mod strike;
 
+pub(in crate::sim) use accounts::{Account, Role};
 pub use faults::{Counts, Faults, Reach};
 pub use strike::Strike;
 
@@ -37,12 +38,14 @@ use std::sync::Arc;
 
 use tokio::task::JoinSet;
 
+use crate::clock;
 use crate::domain::bmc::{BmcAddress, BmcProtocol};
 use crate::domain::id::SystemUuid;
 use crate::domain::inventory::Inventory;
 use crate::domain::power::{BootDevice, FirmwareKind, PowerAction, PowerState};
 use crate::sim::bmc::board::Board;
 use crate::sim::bmc::shared::Shared;
+use crate::sim::control::Breakable;
 use crate::sim::pace::Pace;
 
 /// The machine a BMC manages. Calls are quick and do not wait: a change that takes time is begun, and [`Chassis::power`]
@@ -210,6 +213,25 @@ impl SimBmc {
     /// Looks at the board as it is now, for tests and for the fault controls.
     pub fn board<T>(&self, look: impl FnOnce(&Board) -> T) -> T {
         look(&self.shared.board())
+    }
+
+    /// Parts and sensors by the ids that [`Strike`] takes.
+    pub fn breakables(&self) -> Vec<Breakable> {
+        let host = self.shared.host();
+        let board = self.shared.board();
+        let parts = board.parts.iter().map(|p| Breakable {
+            id: p.id.clone(),
+            name: p.name.clone(),
+            kind: p.kind.to_string(),
+            now: p.health().unwrap_or("absent").to_owned(),
+        });
+        let sensors = board.sensors.iter().map(|s| Breakable {
+            id: s.id.clone(),
+            name: s.name.clone(),
+            kind: format!("{} sensor", s.kind),
+            now: board.reading(s, clock::now(), &host).map_or_else(|| "no reading".to_owned(), |r| r.to_string()),
+        });
+        parts.chain(sensors).collect()
     }
 
     pub fn counts(&self) -> Counts {

@@ -200,24 +200,8 @@ pub fn draw(parts: &[BoardPart], bios: &str, bmc: &str) -> Vec<Component> {
     ];
     for part in parts {
         let Some(version) = &part.firmware else { continue };
-        match part.kind {
-            PartKind::NetworkAdapter | PartKind::StorageController | PartKind::PowerSupply | PartKind::Drive => {
-                out.push(component(&part.id, &part.name, version, Applies::AtOnce, Some(part)));
-            }
-            PartKind::Fan
-            | PartKind::Dimm
-            | PartKind::Cpu
-            | PartKind::Gpu
-            | PartKind::Volume
-            | PartKind::NetworkPort
-            | PartKind::PcieDevice
-            | PartKind::Battery
-            | PartKind::LeakDetector
-            | PartKind::Transceiver
-            | PartKind::Baseboard
-            | PartKind::Chassis
-            | PartKind::Bmc
-            | PartKind::Other => {}
+        if matches!(part.kind, PartKind::NetworkAdapter | PartKind::StorageController | PartKind::PowerSupply | PartKind::Drive) {
+            out.push(component(&part.id, &part.name, version, Applies::AtOnce, Some(part)));
         }
     }
     out

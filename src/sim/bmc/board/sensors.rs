@@ -327,28 +327,20 @@ pub fn draw(parts: &[BoardPart], seed: u64) -> Vec<BoardSensor> {
     add("P3V3".into(), "+3.3V".into(), &RAIL_3, None);
     for part in parts {
         let short = part.id.as_str();
-        match part.kind {
-            PartKind::Cpu => add(format!("{short}Temp"), format!("{} Temp", part.place), &CPU, Some(part)),
-            PartKind::Dimm => add(format!("{short}Temp"), format!("DIMM {} Temp", part.place.trim_start_matches("DIMM ")), &DIMM, Some(part)),
-            PartKind::Fan => add(format!("{short}Speed"), format!("{} RPM", part.place), &FAN, Some(part)),
-            PartKind::Drive => add(format!("{short}.Temp"), format!("{} Temp", part.name), &DRIVE, Some(part)),
-            PartKind::NetworkAdapter => add(format!("{short}Temp"), format!("{} Temp", part.place), &CARD, Some(part)),
-            PartKind::Battery => add(format!("{short}Voltage"), "CMOS Battery".into(), &COIN, Some(part)),
-            PartKind::PowerSupply => {
-                add(format!("{short}InputVoltage"), format!("{} Input Voltage", part.place), &LINE, Some(part));
-                add(format!("{short}InputPower"), format!("{} Input Power", part.place), &WATTS, Some(part));
-            }
-            PartKind::Gpu
-            | PartKind::StorageController
-            | PartKind::Volume
-            | PartKind::NetworkPort
-            | PartKind::PcieDevice
-            | PartKind::LeakDetector
-            | PartKind::Transceiver
-            | PartKind::Baseboard
-            | PartKind::Chassis
-            | PartKind::Bmc
-            | PartKind::Other => {}
+        let one: [(PartKind, String, String, &Spec); 7] = [
+            (PartKind::Cpu, format!("{short}Temp"), format!("{} Temp", part.place), &CPU),
+            (PartKind::Dimm, format!("{short}Temp"), format!("DIMM {} Temp", part.place.trim_start_matches("DIMM ")), &DIMM),
+            (PartKind::Fan, format!("{short}Speed"), format!("{} RPM", part.place), &FAN),
+            (PartKind::Drive, format!("{short}.Temp"), format!("{} Temp", part.name), &DRIVE),
+            (PartKind::NetworkAdapter, format!("{short}Temp"), format!("{} Temp", part.place), &CARD),
+            (PartKind::PowerSupply, format!("{short}InputVoltage"), format!("{} Input Voltage", part.place), &LINE),
+            (PartKind::PowerSupply, format!("{short}InputPower"), format!("{} Input Power", part.place), &WATTS),
+        ];
+        for (_, id, name, spec) in one.into_iter().filter(|(kind, ..)| *kind == part.kind) {
+            add(id, name, spec, Some(part));
+        }
+        if part.kind == PartKind::Battery {
+            add(format!("{short}Voltage"), "CMOS Battery".into(), &COIN, Some(part));
         }
     }
     out

@@ -14,26 +14,16 @@ const CORRECTABLE_LIMIT: u64 = 10;
 
 /// IPMI sensor type (table 42-3) with the offsets for presence, failure and predicted failure.
 fn ipmi_words(kind: PartKind) -> (u8, u8, u8, u8) {
-    match kind {
-        PartKind::PowerSupply => (0x08, 0x00, 0x01, 0x02),
-        PartKind::Drive => (0x0d, 0x00, 0x01, 0x02),
-        PartKind::Dimm => (0x0c, 0x06, 0x04, 0x05),
-        PartKind::Cpu => (0x07, 0x07, 0x00, 0x0c),
-        PartKind::Battery => (0x29, 0x02, 0x01, 0x00),
-        PartKind::Fan
-        | PartKind::Gpu
-        | PartKind::StorageController
-        | PartKind::Volume
-        | PartKind::NetworkAdapter
-        | PartKind::NetworkPort
-        | PartKind::PcieDevice
-        | PartKind::LeakDetector
-        | PartKind::Transceiver
-        | PartKind::Baseboard
-        | PartKind::Chassis
-        | PartKind::Bmc
-        | PartKind::Other => (0x28, 0x00, 0x05, 0x01),
-    }
+    const WORDS: [(PartKind, (u8, u8, u8, u8)); 5] = [
+        (PartKind::PowerSupply, (0x08, 0x00, 0x01, 0x02)),
+        (PartKind::Drive, (0x0d, 0x00, 0x01, 0x02)),
+        (PartKind::Dimm, (0x0c, 0x06, 0x04, 0x05)),
+        (PartKind::Cpu, (0x07, 0x07, 0x00, 0x0c)),
+        (PartKind::Battery, (0x29, 0x02, 0x01, 0x00)),
+    ];
+    // Management subsystem health: FRU failure.
+    const OTHERS: (u8, u8, u8, u8) = (0x28, 0x00, 0x05, 0x01);
+    WORDS.iter().find(|(of, _)| *of == kind).map_or(OTHERS, |(_, words)| *words)
 }
 
 impl Board {
@@ -47,29 +37,11 @@ impl Board {
         }
         part.condition = condition;
         part.facts.failure_predicted = part.facts.failure_predicted.map(|_| condition == Condition::Failing);
-        match kind {
-            PartKind::PowerSupply => {
-                part.facts.line_input = Some(if condition == Condition::Removed { "LossOfInput".into() } else { "Normal".into() });
-            }
-            PartKind::NetworkPort => {
-                part.facts.link = Some(if condition == Condition::Working { "LinkUp".into() } else { "LinkDown".into() });
-            }
-            PartKind::Cpu
-            | PartKind::Fan
-            | PartKind::Dimm
-            | PartKind::Gpu
-            | PartKind::Drive
-            | PartKind::StorageController
-            | PartKind::Volume
-            | PartKind::NetworkAdapter
-            | PartKind::PcieDevice
-            | PartKind::Battery
-            | PartKind::LeakDetector
-            | PartKind::Transceiver
-            | PartKind::Baseboard
-            | PartKind::Chassis
-            | PartKind::Bmc
-            | PartKind::Other => {}
+        if kind == PartKind::PowerSupply {
+            part.facts.line_input = Some(if condition == Condition::Removed { "LossOfInput".into() } else { "Normal".into() });
+        }
+        if kind == PartKind::NetworkPort {
+            part.facts.link = Some(if condition == Condition::Working { "LinkUp".into() } else { "LinkDown".into() });
         }
         let origin = self.part(id).map(|p| self.path_of(p));
         let (sensor_type, presence, failure, predicted) = ipmi_words(kind);
@@ -222,31 +194,22 @@ impl Board {
         let within = part.within.as_deref().unwrap_or_default();
         let place = || self.of_kind(part.kind).filter(|p| p.within == part.within).position(|p| p.id == part.id).unwrap_or(0);
         let id = &part.id;
-        match part.kind {
-            PartKind::Cpu => format!("{system}/Processors/{id}"),
-            PartKind::Dimm => format!("{system}/Memory/{id}"),
-            PartKind::Drive => format!("{system}/Storage/{within}/Drives/{id}"),
-            PartKind::PowerSupply if modern => format!("{chassis}/PowerSubsystem/PowerSupplies/{id}"),
-            PartKind::PowerSupply => format!("{chassis}/Power#/PowerSupplies/{}", place()),
-            PartKind::Fan if modern => format!("{chassis}/ThermalSubsystem/Fans/{id}"),
-            PartKind::Fan => format!("{chassis}/Thermal#/Fans/{}", place()),
-            PartKind::StorageController if modern => format!("{system}/Storage/{within}/Controllers/{id}"),
-            PartKind::StorageController => format!("{system}/Storage/{within}#/StorageControllers/{}", place()),
-            PartKind::NetworkAdapter if modern => format!("{chassis}/NetworkAdapters/{id}"),
-            PartKind::NetworkPort if modern => format!("{chassis}/NetworkAdapters/{within}/Ports/{id}"),
-            PartKind::NetworkPort => format!("{system}/EthernetInterfaces/{id}"),
-            PartKind::NetworkAdapter
-            | PartKind::Battery
-            | PartKind::Gpu
-            | PartKind::Volume
-            | PartKind::PcieDevice
-            | PartKind::LeakDetector
-            | PartKind::Transceiver
-            | PartKind::Baseboard
-            | PartKind::Chassis
-            | PartKind::Bmc
-            | PartKind::Other => chassis,
-        }
+        let paths = [
+            (PartKind::Cpu, format!("{system}/Processors/{id}"), format!("{system}/Processors/{id}")),
+            (PartKind::Dimm, format!("{system}/Memory/{id}"), format!("{system}/Memory/{id}")),
+            (PartKind::Drive, format!("{system}/Storage/{within}/Drives/{id}"), format!("{system}/Storage/{within}/Drives/{id}")),
+            (PartKind::PowerSupply, format!("{chassis}/PowerSubsystem/PowerSupplies/{id}"), format!("{chassis}/Power#/PowerSupplies/{}", place())),
+            (PartKind::Fan, format!("{chassis}/ThermalSubsystem/Fans/{id}"), format!("{chassis}/Thermal#/Fans/{}", place())),
+            (
+                PartKind::StorageController,
+                format!("{system}/Storage/{within}/Controllers/{id}"),
+                format!("{system}/Storage/{within}#/StorageControllers/{}", place()),
+            ),
+            (PartKind::NetworkAdapter, format!("{chassis}/NetworkAdapters/{id}"), chassis.clone()),
+            (PartKind::NetworkPort, format!("{chassis}/NetworkAdapters/{within}/Ports/{id}"), format!("{system}/EthernetInterfaces/{id}")),
+        ];
+        let found = paths.into_iter().find(|(kind, ..)| *kind == part.kind);
+        found.map_or(chassis, |(_, new, old)| if modern { new } else { old })
     }
 
     fn part_mut(&mut self, id: &str) -> Result<&mut BoardPart, String> {

@@ -41,8 +41,9 @@ struct Subscription {
     protocol: &'static str,
     event_types: Vec<String>,
     suspended: bool,
-    /// Ends its stream when it is deleted.
-    gone: Option<watch::Sender<()>>,
+    /// Held for its end: dropping the last one with the subscription ends the stream.
+    #[expect(dead_code, reason = "held, not used")]
+    held: Option<Arc<watch::Sender<()>>>,
 }
 
 #[derive(Debug, Default)]
@@ -115,7 +116,7 @@ pub fn stream(inner: &Arc<Inner>, query: &str) -> Response {
         protocol: "Redfish",
         event_types: Vec::new(),
         suspended: false,
-        gone: Some(gone),
+        held: Some(Arc::new(gone)),
     };
     let context = subscription.context.clone();
     let Some(id) = inner.subscriptions().add(subscription) else {
@@ -305,7 +306,7 @@ impl Inner {
             protocol: "Redfish",
             event_types,
             suspended: false,
-            gone: None,
+            held: None,
         };
         let Some(id) = self.subscriptions().add(subscription) else {
             let text = "The service has as many event destinations as it can have.";

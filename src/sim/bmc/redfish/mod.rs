@@ -6,11 +6,11 @@ mod accounts;
 mod actions;
 mod answer;
 mod events;
-mod listen;
-mod query;
-mod reply;
-mod sessions;
-mod tree;
+pub(in crate::sim) mod listen;
+pub(in crate::sim) mod query;
+pub(in crate::sim) mod reply;
+pub(in crate::sim) mod sessions;
+pub(in crate::sim) mod tree;
 mod update;
 mod write;
 

@@ -32,6 +32,8 @@ pub struct Query {
     top: Option<usize>,
     skip: usize,
     only: bool,
+    /// Long lists come whole.
+    whole: bool,
 }
 
 fn refuse(id: &'static str, name: &str, value: &str) -> Box<Response> {
@@ -70,6 +72,11 @@ impl Query {
         Ok(query)
     }
 
+    /// Lists are given whole unless the client asks for a part: a recorded tree has its own pages.
+    pub fn unpaged(self) -> Self {
+        Self { whole: true, ..self }
+    }
+
     /// The resource as this query wants it. `find` gives other resources of the tree.
     pub fn apply(&self, mut resource: Resource, find: &dyn Fn(&str) -> Option<Resource>) -> Resource {
         self.page(&mut resource.body);
@@ -95,7 +102,7 @@ impl Query {
 
     fn page(&self, body: &mut Value) {
         let path = body.get("@odata.id").and_then(Value::as_str).unwrap_or_default().to_owned();
-        let long = path.ends_with("/Entries");
+        let long = !self.whole && path.ends_with("/Entries");
         let Some(fields) = body.as_object_mut() else { return };
         let Some(members) = fields.get_mut("Members").and_then(Value::as_array_mut) else { return };
         let top = match (self.top, long) {

@@ -101,7 +101,7 @@ impl View<'_> {
             "Language": "en",
             "OwningEntity": self.identity.manufacturer,
             "RegistryVersion": "1.0.0",
-            "SupportedSystems": [{"ProductName": self.identity.model, "SystemId": self.identity.model, "FirmwareVersion": "1.0.0"}],
+            "SupportedSystems": [{"ProductName": self.identity.model, "SystemId": self.identity.model.replace(|c: char| !c.is_ascii_alphanumeric(), ""), "FirmwareVersion": "1.0.0"}],
             "RegistryEntries": {"Attributes": attributes},
         }))
     }
