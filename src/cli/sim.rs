@@ -39,7 +39,9 @@ enum SimVerb {
         machine: String,
     },
     /// Make something happen to a machine of a running rack
-    #[command(after_help = "Examples:\n  hostler sim fault r12-u03 drift InletTemp 44 --secs 60\n  hostler sim fault r12-u03 part-failed PSU1\n  hostler sim fault r12-u03 bmc-reset 120\n  hostler sim fault r12-u03 mend")]
+    #[command(
+        after_help = "Examples:\n  hostler sim fault r12-u03 drift InletTemp 44 --secs 60\n  hostler sim fault r12-u03 part-failed PSU1\n  hostler sim fault r12-u03 bmc-reset 120\n  hostler sim fault r12-u03 mend"
+    )]
     Fault {
         #[command(flatten)]
         control: ControlArgs,
@@ -111,7 +113,8 @@ pub(super) fn run(global: &Global, command: SimCommand) -> Result<()> {
         (Some(SimVerb::Fault { control, machine, strike }), _) => runtime.block_on(fault(global, &control, &machine, &strike)),
         (Some(SimVerb::FirmwareFile { file, model, component, version, size }), _) => {
             let bytes = FirmwareFile { component, model, version }.bytes(size);
-            std::fs::write(&file, bytes).map_err(|e| CliError::Failed { what: format!("cannot write {}: {e}", file.display()), hint: String::new() })
+            std::fs::write(&file, bytes)
+                .map_err(|e| CliError::Failed { what: format!("cannot write {}: {e}", file.display()), hint: String::new() })
         }
     }
 }
@@ -164,7 +167,10 @@ impl Controls {
             return Ok(response);
         }
         let why = response.text().await.unwrap_or_default();
-        Err(CliError::Failed { what: output::plain(&why), hint: "hostler sim list and hostler sim parts MACHINE say what there is".to_owned() })
+        Err(CliError::Failed {
+            what: output::plain(&why),
+            hint: "hostler sim list and hostler sim parts MACHINE say what there is".to_owned(),
+        })
     }
 
     async fn get<T: serde::de::DeserializeOwned>(&self, path: &[&str]) -> Result<T> {

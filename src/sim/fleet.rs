@@ -169,7 +169,9 @@ impl Fleet {
         let is = |u: &&Unit| {
             let l = &u.listing;
             let mac = l.mac.to_string();
-            [l.serial.as_str(), mac.as_str(), name(l.number).as_str(), l.number.to_string().as_str()].iter().any(|n| n.eq_ignore_ascii_case(which))
+            [l.serial.as_str(), mac.as_str(), name(l.number).as_str(), l.number.to_string().as_str()]
+                .iter()
+                .any(|n| n.eq_ignore_ascii_case(which))
         };
         self.units.iter().find(is).ok_or_else(|| format!("there is no machine {which}"))
     }

@@ -11,6 +11,7 @@ mod dhcp;
 mod lifecycle;
 mod rack;
 mod sim;
+mod sim_control;
 mod store;
 mod support;
 mod tftp;

@@ -358,3 +358,30 @@ async fn a_disk_that_is_not_there_is_neither_written_nor_wiped() {
     let codes: Vec<_> = results.iter().map(|r| if let TaskResult::Failed { code, .. } = r { code.as_str() } else { "ok" }).collect();
     assert_eq!(codes, ["disk_not_found", "disk_not_found", "disk_mismatch"]);
 }
+
+#[tokio::test]
+async fn a_hung_machine_stands_still_until_it_is_reset_and_then_shows_its_new_parts() {
+    let (world, machine, _tasks) = world(Rom::EfiPxe).await;
+    machine.set_power(PowerAction::On).unwrap();
+    world.until("hello", |s| s.hello.as_ref().map(|_| ())).await;
+    machine.hang();
+    let hangs = async {
+        while machine.console() != "the system hangs" {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), hangs).await.expect("it hangs");
+    machine.set_power(PowerAction::Soft).unwrap();
+    assert_eq!(machine.power(), PowerState::On, "it does not heed its button");
+
+    let mut inventory = machine.hardware.inventory.clone();
+    inventory.dimms.remove(0);
+    machine.refit(&inventory);
+    machine.set_bios_version("9.9.9");
+    let before = world.seen.lock().unwrap().log.len();
+    machine.set_power(PowerAction::Reset).unwrap();
+    world.until("second hello", |s| s.log[before..].iter().any(|l| l == "hello").then_some(())).await;
+    assert_eq!(machine.boots(), Some(2));
+    let hello = world.seen.lock().unwrap().hello.clone().unwrap();
+    assert_eq!((hello.dimms.len(), hello.firmware.version.as_deref()), (inventory.dimms.len(), Some("9.9.9")));
+}

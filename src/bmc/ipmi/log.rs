@@ -127,7 +127,7 @@ impl Ipmi {
         if info.entries == 0 {
             let (new_epoch, may_have_lost) = changed(!(first_read || same_erase && cursor.seen.is_empty()));
             let cursor = LogCursor { epoch: epoch(info.erased, None), ..LogCursor::default() };
-            return Ok(LogNews { entries: Vec::new(), cursor, new_epoch, may_have_lost, fill: info.fill() });
+            return Ok(LogNews { entries: Vec::new(), cursor, new_epoch, may_have_lost, fill: info.fill(), not_understood: Vec::new() });
         }
         if same_erase && let Some(next) = self.after(cursor).await? {
             let news = self.chain(next, NEWS_CAP).await?;
@@ -168,7 +168,7 @@ impl Ipmi {
         let repository = if records.is_empty() { None } else { self.repository().await.ok() };
         let sensors = repository.as_ref().map_or(&[][..], |r| r.sensors.as_slice());
         let entries = records.iter().map(|r| entry(r, sensors.iter().find(|s| r.is_from(s)))).collect();
-        LogNews { entries, cursor, new_epoch, may_have_lost, fill: info.fill() }
+        LogNews { entries, cursor, new_epoch, may_have_lost, fill: info.fill(), not_understood: Vec::new() }
     }
 
     /// Clears the log if `read_to` is all there is (defect C7). The reservation is taken before the log is looked at, and the

@@ -55,6 +55,8 @@ pub struct Account {
     /// In a row.
     pub refused: u32,
     pub must_change: bool,
+    /// Raised by every change, a new password included.
+    pub revision: u32,
 }
 
 /// Slots of a small BMC.
@@ -130,7 +132,7 @@ impl Account {
     /// An account that stands alone.
     pub fn named(name: &str, role: Role) -> Self {
         let name = name.to_owned();
-        Self { id: 1, name, password: String::new(), role, enabled: true, locked: false, refused: 0, must_change: false }
+        Self { id: 1, name, password: String::new(), role, enabled: true, locked: false, refused: 0, must_change: false, revision: 0 }
     }
 
     fn count_refusal(&mut self, lock_after: u32) {

@@ -245,17 +245,24 @@ impl Served {
             return self.reset(&system, &body);
         }
         if method == Method::PATCH {
-            let is_system = self.tree().get(path).is_some_and(|b| b.get("Boot").is_some_and(Value::is_object) && b.get("PowerState").is_some());
+            let is_system =
+                self.tree().get(path).is_some_and(|b| b.get("Boot").is_some_and(Value::is_object) && b.get("PowerState").is_some());
             if is_system && body.as_object().is_some_and(|b| b.len() == 1 && b.contains_key("Boot")) {
                 return self.set_boot(path, &body);
             }
         }
-        complain(StatusCode::NOT_IMPLEMENTED, "ActionNotSupported", "This is a recording: it can be switched on and off and told what to boot.")
+        complain(
+            StatusCode::NOT_IMPLEMENTED,
+            "ActionNotSupported",
+            "This is a recording: it can be switched on and off and told what to boot.",
+        )
     }
 
     /// The system whose reset action has this target.
     fn system_reset_by(&self, target: &str) -> Option<String> {
-        let own = |body: &Value| body.pointer("/Actions/#ComputerSystem.Reset/target").and_then(Value::as_str).map(|t| t.trim_end_matches('/') == target);
+        let own = |body: &Value| {
+            body.pointer("/Actions/#ComputerSystem.Reset/target").and_then(Value::as_str).map(|t| t.trim_end_matches('/') == target)
+        };
         self.tree().resources.iter().find(|(_, body)| own(body) == Some(true)).map(|(path, _)| path.clone())
     }
 
@@ -271,7 +278,13 @@ impl Served {
         let after = match wanted.as_str() {
             "On" | "ForceOn" => "On",
             "ForceOff" | "GracefulShutdown" => "Off",
-            "PushPowerButton" => if on { "Off" } else { "On" },
+            "PushPowerButton" => {
+                if on {
+                    "Off"
+                } else {
+                    "On"
+                }
+            }
             "ForceRestart" | "GracefulRestart" | "PowerCycle" | "FullPowerCycle" if on => "On",
             "Nmi" if on => "On",
             "ForceRestart" | "GracefulRestart" | "PowerCycle" | "FullPowerCycle" | "Nmi" => {

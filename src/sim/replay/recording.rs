@@ -122,11 +122,16 @@ impl Files {
         let names: Vec<Vec<String>> = self.list.iter().map(|(name, _)| segments(name)).collect();
         // What is above the tree: `redfish/v1` in some recordings, a folder of any name in others.
         let root = |tail: &[&str]| {
-            names.iter().filter(|n| n.len() >= tail.len() && n[n.len() - tail.len()..].iter().zip(tail).all(|(a, b)| a == b)).min_by_key(|n| n.len()).map(|n| n.len() - tail.len())
+            names
+                .iter()
+                .filter(|n| n.len() >= tail.len() && n[n.len() - tail.len()..].iter().zip(tail).all(|(a, b)| a == b))
+                .min_by_key(|n| n.len())
+                .map(|n| n.len() - tail.len())
         };
         let above = root(&["redfish", "v1", "index.json"]).map(|n| n + 2).or_else(|| root(&["index.json"]));
         for ((_, bytes), name) in self.list.iter().zip(&names) {
-            let body: Option<Value> = serde_json::from_slice(bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes)).ok().filter(Value::is_object);
+            let body: Option<Value> =
+                serde_json::from_slice(bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes)).ok().filter(Value::is_object);
             let file = name.last().map_or("", String::as_str);
             let path = match above {
                 _ if file.starts_with("_redfish_v1") => flat(file, body.as_ref()),
@@ -186,7 +191,15 @@ mod tests {
     #[test]
     fn all_three_layouts_give_the_same_paths() {
         let want = ["/redfish/v1", "/redfish/v1/Systems", "/redfish/v1/Systems/a_b"];
-        assert_eq!(paths(&folder(&[("x/redfish/v1/index.json", "{}"), ("x/redfish/v1/Systems/index.json", "{}"), ("x/redfish/v1/Systems/a_b/index.json", "{}"), ("x/redfish/index.json", "{}")])), want);
+        assert_eq!(
+            paths(&folder(&[
+                ("x/redfish/v1/index.json", "{}"),
+                ("x/redfish/v1/Systems/index.json", "{}"),
+                ("x/redfish/v1/Systems/a_b/index.json", "{}"),
+                ("x/redfish/index.json", "{}")
+            ])),
+            want
+        );
         assert_eq!(paths(&folder(&[("index.json", "{}"), ("Systems/index.json", "{}"), ("Systems/a_b/index.json", "{}")])), want);
         assert_eq!(
             paths(&folder(&[

@@ -55,8 +55,12 @@ const HPE: Dialect = Dialect {
     manager_model: "iLO 5",
     serial_is_sku: false,
 };
-const LENOVO: Dialect =
-    Dialect { host_log: (Home::System, "PlatformLog"), bmc_log: (Home::System, "AuditLog"), manager_model: "Lenovo XClarity Controller", ..HPE };
+const LENOVO: Dialect = Dialect {
+    host_log: (Home::System, "PlatformLog"),
+    bmc_log: (Home::System, "AuditLog"),
+    manager_model: "Lenovo XClarity Controller",
+    ..HPE
+};
 const SUPERMICRO: Dialect = Dialect {
     generation: Generation::Legacy,
     host_log: (Home::System, "Log1"),

@@ -122,9 +122,19 @@ impl Board {
         let is_uefi = inventory.firmware.kind != Some(FirmwareKind::Bios);
         let mac = inventory.nics.first().map(|n| n.mac.to_string().replace(':', "").to_uppercase()).unwrap_or_default();
         let options = [
-            ("Boot0000", "PXE Device 1: NIC in OCP slot 1, port 1", format!("PciRoot(0x0)/Pci(0x1C,0x0)/Pci(0x0,0x0)/MAC({mac},0x1)/IPv4()"), "Pxe"),
+            (
+                "Boot0000",
+                "PXE Device 1: NIC in OCP slot 1, port 1",
+                format!("PciRoot(0x0)/Pci(0x1C,0x0)/Pci(0x0,0x0)/MAC({mac},0x1)/IPv4()"),
+                "Pxe",
+            ),
             ("Boot0001", "Disk: first drive", "PciRoot(0x0)/Pci(0x17,0x0)/Sata(0x0,0xFFFF,0x0)/HD(1,GPT)".into(), "Hdd"),
-            ("Boot0002", "HTTP Device 1: NIC in OCP slot 1, port 1", format!("PciRoot(0x0)/Pci(0x1C,0x0)/Pci(0x0,0x0)/MAC({mac},0x1)/Uri()"), "UefiHttp"),
+            (
+                "Boot0002",
+                "HTTP Device 1: NIC in OCP slot 1, port 1",
+                format!("PciRoot(0x0)/Pci(0x1C,0x0)/Pci(0x0,0x0)/MAC({mac},0x1)/Uri()"),
+                "UefiHttp",
+            ),
             ("Boot0003", "Virtual optical drive", "PciRoot(0x0)/Pci(0x14,0x0)/USB(0xD,0x0)/CDROM(0x0)".into(), "Cd"),
         ];
         let mut board = Self {
@@ -163,7 +173,15 @@ impl Board {
         };
         let started = board.started_at;
         let text = "Event logging was cleared.".to_owned();
-        board.note_host(started, LogSeverity::Info, LogDirection::Asserted, text, ("Base.1.17.Success", Vec::new()), Some((0x10, 0xfe, 0x6f, 0x02)), None);
+        board.note_host(
+            started,
+            LogSeverity::Info,
+            LogDirection::Asserted,
+            text,
+            ("Base.1.17.Success", Vec::new()),
+            Some((0x10, 0xfe, 0x6f, 0x02)),
+            None,
+        );
         let text = "The management controller started.".to_owned();
         board.note_bmc(started, LogSeverity::Info, text, ("Base.1.17.Success", Vec::new()));
         board.happenings.clear();
@@ -292,17 +310,20 @@ impl Board {
         } else {
             self.dialect.chassis_path()
         };
-        self.add(self.dialect.host_log, Record {
-            id: 0,
-            at: self.clock(now),
-            severity,
-            direction,
-            message,
-            message_id: id,
-            message_args: args,
-            ipmi: Some(ipmi),
-            origin: Some(origin),
-        });
+        self.add(
+            self.dialect.host_log,
+            Record {
+                id: 0,
+                at: self.clock(now),
+                severity,
+                direction,
+                message,
+                message_id: id,
+                message_args: args,
+                ipmi: Some(ipmi),
+                origin: Some(origin),
+            },
+        );
     }
 
     /// An entry in the SEL. `ipmi` is sensor type, sensor number, event type and offset.
@@ -325,32 +346,38 @@ impl Board {
             data2: 0xff,
             data3: 0xff,
         };
-        self.add(self.dialect.host_log, Record {
-            id: 0,
-            at: self.clock(now),
-            severity,
-            direction,
-            message,
-            message_id: id.to_owned(),
-            message_args: args,
-            ipmi: ipmi.map(event),
-            origin,
-        });
+        self.add(
+            self.dialect.host_log,
+            Record {
+                id: 0,
+                at: self.clock(now),
+                severity,
+                direction,
+                message,
+                message_id: id.to_owned(),
+                message_args: args,
+                ipmi: ipmi.map(event),
+                origin,
+            },
+        );
     }
 
     /// An entry in the BMC's own log.
     pub fn note_bmc(&mut self, now: Timestamp, severity: LogSeverity, message: String, (id, args): (&str, Vec<String>)) {
-        self.add(self.dialect.bmc_log, Record {
-            id: 0,
-            at: self.clock(now),
-            severity,
-            direction: LogDirection::Said,
-            message,
-            message_id: id.to_owned(),
-            message_args: args,
-            ipmi: None,
-            origin: None,
-        });
+        self.add(
+            self.dialect.bmc_log,
+            Record {
+                id: 0,
+                at: self.clock(now),
+                severity,
+                direction: LogDirection::Said,
+                message,
+                message_id: id.to_owned(),
+                message_args: args,
+                ipmi: None,
+                origin: None,
+            },
+        );
     }
 
     fn add(&mut self, log: (Home, &'static str), record: Record) {

@@ -103,7 +103,13 @@ pub fn draw(inventory: &Inventory, seed: u64) -> Vec<BoardPart> {
     out.extend(storage(&inventory.disks, r));
     out.extend(adapter(&inventory.nics, r));
     let coin = part(PartKind::Battery, "CMOS".into(), "System Board CMOS Battery".into(), "System Board".into());
-    out.push(BoardPart { manufacturer: "Panasonic".into(), model: "CR2032".into(), part_number: "CR2032".into(), serial: letters(r, 8), ..coin });
+    out.push(BoardPart {
+        manufacturer: "Panasonic".into(),
+        model: "CR2032".into(),
+        part_number: "CR2032".into(),
+        serial: letters(r, 8),
+        ..coin
+    });
     out
 }
 
@@ -116,7 +122,12 @@ fn cpus(inventory: &Inventory, r: &mut StdRng) -> Vec<BoardPart> {
         facts: PartFacts {
             cores: Some(cpu.cores),
             threads: Some(cpu.threads),
-            speed_mhz: cpu.model.split("@ ").nth(1).and_then(|s| s.trim_end_matches("GHz").parse::<f64>().ok()).map(|g| (g * 1000.0) as u32),
+            speed_mhz: cpu
+                .model
+                .split("@ ")
+                .nth(1)
+                .and_then(|s| s.trim_end_matches("GHz").parse::<f64>().ok())
+                .map(|g| (g * 1000.0) as u32),
             correctable_errors: Some(0),
             uncorrectable_errors: Some(0),
             ..PartFacts::default()

@@ -233,14 +233,8 @@ const INLET: Spec = Spec {
     lives: Lives::Always,
 };
 const EXHAUST: Spec = Spec { context: "Exhaust", base: 34.0, swing: 3.0, limits: [Some(3.0), Some(8.0), Some(70.0), Some(75.0)], ..INLET };
-const CPU: Spec = Spec {
-    context: "CPU",
-    base: 52.0,
-    swing: 8.0,
-    limits: [None, Some(3.0), Some(90.0), Some(95.0)],
-    lives: Lives::WithPower,
-    ..INLET
-};
+const CPU: Spec =
+    Spec { context: "CPU", base: 52.0, swing: 8.0, limits: [None, Some(3.0), Some(90.0), Some(95.0)], lives: Lives::WithPower, ..INLET };
 const DIMM: Spec = Spec { context: "Memory", base: 38.0, swing: 3.0, limits: [None, None, Some(83.0), Some(88.0)], ..CPU };
 const DRIVE: Spec = Spec { context: "StorageDevice", base: 31.0, swing: 2.0, limits: [None, None, Some(65.0), Some(70.0)], ..CPU };
 const CARD: Spec = Spec { context: "NetworkingDevice", base: 47.0, swing: 3.0, limits: [None, None, Some(95.0), Some(105.0)], ..CPU };

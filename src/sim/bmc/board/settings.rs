@@ -116,7 +116,8 @@ impl Settings {
 
     /// Stages what the machine left the factory with.
     pub fn stage_defaults(&mut self) {
-        self.pending = self.defaults.iter().filter(|(name, value)| self.now.get(*name) != Some(value)).map(|(n, v)| (*n, v.clone())).collect();
+        self.pending =
+            self.defaults.iter().filter(|(name, value)| self.now.get(*name) != Some(value)).map(|(n, v)| (*n, v.clone())).collect();
     }
 
     /// The machine boots. Says which settings changed.

@@ -63,13 +63,19 @@ impl Board {
         }
         let (severity, direction, text, message, offset) = match condition {
             Condition::Working => return Ok(()),
-            Condition::Failing => {
-                (LogSeverity::Warning, LogDirection::Asserted, format!("{name}: a failure is predicted."), "ResourceStatusChangedWarning", predicted)
-            }
+            Condition::Failing => (
+                LogSeverity::Warning,
+                LogDirection::Asserted,
+                format!("{name}: a failure is predicted."),
+                "ResourceStatusChangedWarning",
+                predicted,
+            ),
             Condition::Failed => {
                 (LogSeverity::Critical, LogDirection::Asserted, format!("{name} failed."), "ResourceStatusChangedCritical", failure)
             }
-            Condition::Removed => (LogSeverity::Warning, LogDirection::Deasserted, format!("{name} was removed."), "ResourceRemoved", presence),
+            Condition::Removed => {
+                (LogSeverity::Warning, LogDirection::Deasserted, format!("{name} was removed."), "ResourceRemoved", presence)
+            }
         };
         let id = format!("ResourceEvent.1.3.{message}");
         self.note_host(now, severity, direction, text, (&id, vec![name]), event(offset), origin);
@@ -103,7 +109,12 @@ impl Board {
         let (name, origin) = (part.name.clone(), self.part(id).map(|p| self.path_of(p)));
         for n in before..before.saturating_add(correctable).min(CORRECTABLE_LIMIT) {
             let (text, offset, severity, message) = if n + 1 == CORRECTABLE_LIMIT {
-                (format!("{name}: the limit of correctable ECC errors is reached."), 0x05, LogSeverity::Warning, "ResourceErrorThresholdExceeded")
+                (
+                    format!("{name}: the limit of correctable ECC errors is reached."),
+                    0x05,
+                    LogSeverity::Warning,
+                    "ResourceErrorThresholdExceeded",
+                )
             } else {
                 (format!("{name}: correctable ECC error."), 0x00, LogSeverity::Info, "ResourceErrorsDetected")
             };
@@ -169,7 +180,15 @@ impl Board {
             );
         }
         let full = "Event logging: the log is full.".into();
-        self.note_host(now, LogSeverity::Warning, LogDirection::Asserted, full, ("Base.1.17.Success", Vec::new()), Some((0x10, 0xfe, 0x6f, 0x04)), None);
+        self.note_host(
+            now,
+            LogSeverity::Warning,
+            LogDirection::Asserted,
+            full,
+            ("Base.1.17.Success", Vec::new()),
+            Some((0x10, 0xfe, 0x6f, 0x04)),
+            None,
+        );
         // What a full log tells nobody, subscribers are not told either.
         self.happenings.clear();
     }
@@ -179,7 +198,15 @@ impl Board {
         let at = self.clock(now);
         self.host_log.clear(at);
         let text = "Event logging was cleared.".to_owned();
-        self.note_host(now, LogSeverity::Info, LogDirection::Asserted, text, ("Base.1.17.Success", Vec::new()), Some((0x10, 0xfe, 0x6f, 0x02)), None);
+        self.note_host(
+            now,
+            LogSeverity::Info,
+            LogDirection::Asserted,
+            text,
+            ("Base.1.17.Success", Vec::new()),
+            Some((0x10, 0xfe, 0x6f, 0x02)),
+            None,
+        );
     }
 
     pub fn clear_bmc_log(&mut self, now: Timestamp) {
@@ -198,7 +225,11 @@ impl Board {
             (PartKind::Cpu, format!("{system}/Processors/{id}"), format!("{system}/Processors/{id}")),
             (PartKind::Dimm, format!("{system}/Memory/{id}"), format!("{system}/Memory/{id}")),
             (PartKind::Drive, format!("{system}/Storage/{within}/Drives/{id}"), format!("{system}/Storage/{within}/Drives/{id}")),
-            (PartKind::PowerSupply, format!("{chassis}/PowerSubsystem/PowerSupplies/{id}"), format!("{chassis}/Power#/PowerSupplies/{}", place())),
+            (
+                PartKind::PowerSupply,
+                format!("{chassis}/PowerSubsystem/PowerSupplies/{id}"),
+                format!("{chassis}/Power#/PowerSupplies/{}", place()),
+            ),
             (PartKind::Fan, format!("{chassis}/ThermalSubsystem/Fans/{id}"), format!("{chassis}/Thermal#/Fans/{}", place())),
             (
                 PartKind::StorageController,

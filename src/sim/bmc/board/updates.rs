@@ -2,7 +2,7 @@
 
 use crate::domain::hardware_log::LogSeverity;
 use crate::domain::time::Timestamp;
-use crate::sim::bmc::board::firmware::{ApplyTime, Applies, FLASH, FLASH_IN_POST, FirmwareFile, RESTART, Stage, Update, VERIFY};
+use crate::sim::bmc::board::firmware::{Applies, ApplyTime, FLASH, FLASH_IN_POST, FirmwareFile, RESTART, Stage, Update, VERIFY};
 use crate::sim::bmc::board::{Board, Effect, Host};
 
 /// Tasks that are kept after they ended.
@@ -117,7 +117,11 @@ impl Board {
             Stage::Fetching | Stage::Completed | Stage::Failed => None,
             Stage::Verifying { until } if now >= until => {
                 if applies == Applies::AtHostReset || (apply == ApplyTime::OnReset && applies == Applies::AtOnce) {
-                    self.say(n, "Update.1.1.OperationTransitionedToJob", format!("{} is staged and is applied when the system is reset.", file.component));
+                    self.say(
+                        n,
+                        "Update.1.1.OperationTransitionedToJob",
+                        format!("{} is staged and is applied when the system is reset.", file.component),
+                    );
                     Some(Stage::WaitingForReset { boots: host.boots })
                 } else {
                     self.say(n, "Update.1.1.InstallingOnComponent", format!("{} is being written.", file.component));
@@ -125,7 +129,11 @@ impl Board {
                 }
             }
             Stage::WaitingForReset { boots } if host.boots > boots => {
-                self.say(n, "Update.1.1.InstallingOnComponent", format!("{} is being written during the power-on self test.", file.component));
+                self.say(
+                    n,
+                    "Update.1.1.InstallingOnComponent",
+                    format!("{} is being written during the power-on self test.", file.component),
+                );
                 Some(Stage::FlashingInPost { from: now, until: now.plus(self.pace.real(FLASH_IN_POST)) })
             }
             Stage::Flashing { from, until } | Stage::FlashingInPost { from, until } if will_fail && now >= middle(from, until) => {

@@ -24,6 +24,9 @@ fn body(view: &View<'_>, account: &Account) -> Value {
     if view.board.dialect.is_modern() {
         tree::put(&mut body, json!({"PasswordChangeRequired": account.must_change, "AccountTypes": ["Redfish"]}));
     }
+    // A new password changes nothing that is shown, and is a change all the same.
+    let etag = format!("W/\"{}-{}\"", reply::etag(&body).trim_matches(|c: char| "W/\"".contains(c)), account.revision);
+    tree::put(&mut body, json!({"@odata.etag": etag}));
     body
 }
 
@@ -51,7 +54,13 @@ impl Inner {
                 Some(id) => {
                     let role: Role = id.parse().ok()?;
                     let privileges: Vec<String> = role.privileges().iter().map(ToString::to_string).collect();
-                    view.resource(path, "Role", id, &format!("{role} Role"), json!({"RoleId": id, "IsPredefined": true, "AssignedPrivileges": privileges}))
+                    view.resource(
+                        path,
+                        "Role",
+                        id,
+                        &format!("{role} Role"),
+                        json!({"RoleId": id, "IsPredefined": true, "AssignedPrivileges": privileges}),
+                    )
                 }
                 None => {
                     let account = self.shared.accounts().find(rest.strip_prefix("/Accounts/")?)?.clone();
@@ -85,7 +94,8 @@ impl Inner {
         let (Ok(role), true) = (role, wrong.is_empty()) else { return complaints(StatusCode::BAD_REQUEST, &wrong) };
         let mut accounts = self.shared.accounts();
         if accounts.named(&name).is_some() {
-            let text = format!("The requested resource of type ManagerAccount with the property UserName with the value '{name}' already exists.");
+            let text =
+                format!("The requested resource of type ManagerAccount with the property UserName with the value '{name}' already exists.");
             return reply::complain(StatusCode::BAD_REQUEST, "ResourceAlreadyExists", &text);
         }
         if accounts.list.len() >= ACCOUNTS_CAP {
@@ -140,6 +150,7 @@ impl Inner {
             account.locked = false;
             account.refused = 0;
         }
+        account.revision += 1;
         let (id, enabled) = (account.id, account.enabled);
         drop(accounts);
         if !enabled {

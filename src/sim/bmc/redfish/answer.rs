@@ -40,7 +40,13 @@ impl Request<'_> {
         if self.raw.is_empty() {
             return Ok(json!({}));
         }
-        let malformed = || complain(StatusCode::BAD_REQUEST, "MalformedJSON", "The request body submitted was malformed JSON and could not be parsed by the receiving service.");
+        let malformed = || {
+            complain(
+                StatusCode::BAD_REQUEST,
+                "MalformedJSON",
+                "The request body submitted was malformed JSON and could not be parsed by the receiving service.",
+            )
+        };
         match serde_json::from_slice::<Value>(&self.raw) {
             Ok(body) if body.is_object() => Ok(body),
             Ok(_) | Err(_) => Err(Box::new(malformed())),
@@ -155,7 +161,9 @@ impl Inner {
     pub fn read(&self, path: &str, query: &str, headers: &HeaderMap) -> Response {
         let found = self.with_view(|view| {
             let query = Query::read(query, view.board.dialect.is_modern())?;
-            let Some(resource) = self.find(view, path) else { return self.read_monitor(view, path).ok_or_else(|| Box::new(not_found(path))).map(Err) };
+            let Some(resource) = self.find(view, path) else {
+                return self.read_monitor(view, path).ok_or_else(|| Box::new(not_found(path))).map(Err);
+            };
             Ok(Ok(query.apply(resource, &|p| self.find(view, p.trim_end_matches('/')))))
         });
         let response = match found {
@@ -220,7 +228,9 @@ impl Inner {
         let own = format!("{}/{}", super::accounts::ACCOUNTS, account.id);
         let reads = request.method == Method::GET || request.method == Method::HEAD;
         if account.must_change && !(request.path == own && (reads || request.method == Method::PATCH)) {
-            let text = format!("The password provided for this account must be changed before access is granted. PATCH the Password property at {own}.");
+            let text = format!(
+                "The password provided for this account must be changed before access is granted. PATCH the Password property at {own}."
+            );
             return Some(complain(StatusCode::FORBIDDEN, "PasswordChangeRequired", &text));
         }
         let own_session = request.actor.session.as_ref().is_some_and(|s| request.path == format!("{SESSIONS}/{}", s.id));
@@ -229,7 +239,9 @@ impl Inner {
             path if path == own && request.method == Method::PATCH => Privilege::ConfigureSelf,
             _ if own_session => Privilege::ConfigureSelf,
             path if path.starts_with("/redfish/v1/AccountService") => Privilege::ConfigureUsers,
-            path if path.starts_with("/redfish/v1/SessionService") || path.starts_with("/redfish/v1/EventService") => Privilege::ConfigureManager,
+            path if path.starts_with("/redfish/v1/SessionService") || path.starts_with("/redfish/v1/EventService") => {
+                Privilege::ConfigureManager
+            }
             path if path.starts_with("/redfish/v1/Managers") => Privilege::ConfigureManager,
             _ => Privilege::ConfigureComponents,
         };
@@ -248,13 +260,18 @@ impl Inner {
         let Some(account) = self.shared.log_in(user, password) else { return self.unauthorized() };
         let opened = if self.shared.faults().sessions_full { None } else { self.sessions().open(&account) };
         let Some((session, token)) = opened else {
-            let text = "The session establishment failed due to the number of simultaneous sessions exceeding the limit of the implementation.";
+            let text =
+                "The session establishment failed due to the number of simultaneous sessions exceeding the limit of the implementation.";
             return complain(StatusCode::SERVICE_UNAVAILABLE, "SessionLimitExceeded", text);
         };
         let path = format!("{SESSIONS}/{}", session.id);
         let mut body = self.with_view(|view| session_body(view, &session));
         if account.must_change {
-            let text = format!("The password provided for this account must be changed before access is granted. PATCH the Password property at {}/{}.", super::accounts::ACCOUNTS, account.id);
+            let text = format!(
+                "The password provided for this account must be changed before access is granted. PATCH the Password property at {}/{}.",
+                super::accounts::ACCOUNTS,
+                account.id
+            );
             tree::put(&mut body, json!({"@Message.ExtendedInfo": [reply::Message::new("PasswordChangeRequired", text).json()]}));
         }
         let mut response = reply::json_reply(StatusCode::CREATED, &body);
@@ -275,10 +292,16 @@ impl Inner {
         let sessions = self.sessions();
         match path {
             "/redfish/v1/SessionService" => Some(Resource {
-                body: view.resource(path, "SessionService", "SessionService", "Session Service", json!({
-                    "ServiceEnabled": true, "Status": {"State": "Enabled", "Health": "OK"}, "SessionTimeout": sessions.idle.as_secs(),
-                    "Sessions": tree::link(SESSIONS),
-                })),
+                body: view.resource(
+                    path,
+                    "SessionService",
+                    "SessionService",
+                    "Session Service",
+                    json!({
+                        "ServiceEnabled": true, "Status": {"State": "Enabled", "Health": "OK"}, "SessionTimeout": sessions.idle.as_secs(),
+                        "Sessions": tree::link(SESSIONS),
+                    }),
+                ),
                 allow: tree::READ_PATCH,
             }),
             SESSIONS => {

@@ -123,7 +123,14 @@ pub fn stream(inner: &Arc<Inner>, query: &str) -> Response {
         let text = "The service has as many event destinations as it can have.";
         return reply::complain(StatusCode::SERVICE_UNAVAILABLE, "CreateLimitReachedForResource", text);
     };
-    let state = Stream { held: Held { inner: Arc::clone(inner), id }, events: inner.shared.events.subscribe(), ended, context, next: 1, greeted: false };
+    let state = Stream {
+        held: Held { inner: Arc::clone(inner), id },
+        events: inner.shared.events.subscribe(),
+        ended,
+        context,
+        next: 1,
+        greeted: false,
+    };
     inner.shared.wake.notify_one();
     let body = Body::from_stream(stream::unfold(state, |mut state| async move {
         let piece = state.piece().await?;
@@ -245,17 +252,26 @@ impl Inner {
         let modern = view.board.dialect.is_modern();
         match path.strip_prefix("/redfish/v1/EventService")? {
             "" => {
-                let mut body = view.resource(path, "EventService", "EventService", "Event Service", json!({
-                    "ServiceEnabled": true, "Status": {"State": "Enabled", "Health": "OK"},
-                    "DeliveryRetryAttempts": ATTEMPTS, "DeliveryRetryIntervalSeconds": 1,
-                    "Subscriptions": tree::link(SUBSCRIPTIONS),
-                    "Actions": {"#EventService.SubmitTestEvent": {"target": TEST_EVENT}},
-                }));
+                let mut body = view.resource(
+                    path,
+                    "EventService",
+                    "EventService",
+                    "Event Service",
+                    json!({
+                        "ServiceEnabled": true, "Status": {"State": "Enabled", "Health": "OK"},
+                        "DeliveryRetryAttempts": ATTEMPTS, "DeliveryRetryIntervalSeconds": 1,
+                        "Subscriptions": tree::link(SUBSCRIPTIONS),
+                        "Actions": {"#EventService.SubmitTestEvent": {"target": TEST_EVENT}},
+                    }),
+                );
                 if modern {
-                    tree::put(&mut body, json!({
-                        "ServerSentEventUri": SSE, "EventFormatTypes": ["Event"], "RegistryPrefixes": ["Base", "ResourceEvent", "SensorEvent", "Update"],
-                        "ResourceTypes": ["Chassis", "ComputerSystem", "Manager", "Sensor", "SoftwareInventory"],
-                    }));
+                    tree::put(
+                        &mut body,
+                        json!({
+                            "ServerSentEventUri": SSE, "EventFormatTypes": ["Event"], "RegistryPrefixes": ["Base", "ResourceEvent", "SensorEvent", "Update"],
+                            "ResourceTypes": ["Chassis", "ComputerSystem", "Manager", "Sensor", "SoftwareInventory"],
+                        }),
+                    );
                 } else {
                     tree::put(&mut body, json!({"EventTypesForSubscription": ["Alert"]}));
                 }
@@ -279,8 +295,20 @@ impl Inner {
         let (destination, context, protocol) = (patch.text("Destination"), patch.text("Context"), patch.text("Protocol"));
         let event_types = patch.value("EventTypes").and_then(|v| serde_json::from_value::<Vec<String>>(v).ok()).unwrap_or_default();
         for field in [
-            "Name", "SubscriptionType", "EventFormatType", "RegistryPrefixes", "ResourceTypes", "Severities", "DeliveryRetryPolicy",
-            "HttpHeaders", "MessageIds", "OriginResources", "SubordinateResources", "SendHeartbeat", "HeartbeatIntervalMinutes", "VerifyCertificate",
+            "Name",
+            "SubscriptionType",
+            "EventFormatType",
+            "RegistryPrefixes",
+            "ResourceTypes",
+            "Severities",
+            "DeliveryRetryPolicy",
+            "HttpHeaders",
+            "MessageIds",
+            "OriginResources",
+            "SubordinateResources",
+            "SendHeartbeat",
+            "HeartbeatIntervalMinutes",
+            "VerifyCertificate",
         ] {
             patch.value(field);
         }
@@ -342,16 +370,28 @@ impl Inner {
 
 fn destination(view: &View<'_>, path: &str, s: &Subscription) -> Value {
     let modern = view.board.dialect.is_modern();
-    let mut body = view.resource(path, "EventDestination", &s.id.to_string(), "Event Destination", json!({
-        "Context": s.context, "Protocol": s.protocol, "Destination": s.destination,
-    }));
+    let mut body = view.resource(
+        path,
+        "EventDestination",
+        &s.id.to_string(),
+        "Event Destination",
+        json!({
+            "Context": s.context, "Protocol": s.protocol, "Destination": s.destination,
+        }),
+    );
     if modern {
-        tree::put(&mut body, json!({
-            "SubscriptionType": if s.destination.is_some() { "RedfishEvent" } else { "SSE" }, "EventFormatType": "Event",
-            "Status": {"State": if s.suspended { "Disabled" } else { "Enabled" }},
-        }));
+        tree::put(
+            &mut body,
+            json!({
+                "SubscriptionType": if s.destination.is_some() { "RedfishEvent" } else { "SSE" }, "EventFormatType": "Event",
+                "Status": {"State": if s.suspended { "Disabled" } else { "Enabled" }},
+            }),
+        );
     } else {
-        tree::put(&mut body, json!({"SubscriptionType": "RedfishEvent", "EventTypes": if s.event_types.is_empty() { vec!["Alert".to_owned()] } else { s.event_types.clone() }}));
+        tree::put(
+            &mut body,
+            json!({"SubscriptionType": "RedfishEvent", "EventTypes": if s.event_types.is_empty() { vec!["Alert".to_owned()] } else { s.event_types.clone() }}),
+        );
     }
     body
 }

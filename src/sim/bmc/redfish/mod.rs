@@ -43,6 +43,8 @@ struct Inner {
     tls: Tls,
     sessions: Mutex<Sessions>,
     subscriptions: Mutex<Subscriptions>,
+    /// Held while one PATCH is checked and done.
+    writing: Mutex<()>,
     /// Somebody subscribed.
     subscribed: tokio::sync::Notify,
     port: u16,
@@ -67,6 +69,7 @@ impl Front {
             tls: Tls::default(),
             sessions: Mutex::new(Sessions::new(shared.setup.session_cap)),
             subscriptions: Mutex::default(),
+            writing: Mutex::new(()),
             subscribed: tokio::sync::Notify::new(),
             port: addr.port(),
             shared,

@@ -50,7 +50,9 @@ impl Query {
             let (name, value) = (decode(name), decode(value));
             let number = || value.parse::<usize>().map_err(|_| refuse("QueryParameterValueTypeError", &name, &value));
             match name.as_str() {
-                "$expand" if is_modern => query.expand = Some(expand(&value).ok_or_else(|| refuse("QueryParameterValueFormatError", &name, &value))?),
+                "$expand" if is_modern => {
+                    query.expand = Some(expand(&value).ok_or_else(|| refuse("QueryParameterValueFormatError", &name, &value))?)
+                }
                 "$select" if is_modern => {
                     if value.is_empty() {
                         return Err(refuse("QueryParameterValueFormatError", &name, &value));
@@ -115,7 +117,10 @@ impl Query {
         members.truncate(top);
         let end = self.skip.saturating_add(top);
         if top > 0 && end < total {
-            fields.insert("Members@odata.nextLink".into(), json!(format!("{path}?$skip={end}{}", self.top.map(|t| format!("&$top={t}")).unwrap_or_default())));
+            fields.insert(
+                "Members@odata.nextLink".into(),
+                json!(format!("{path}?$skip={end}{}", self.top.map(|t| format!("&$top={t}")).unwrap_or_default())),
+            );
         }
     }
 }
@@ -152,7 +157,15 @@ fn expand(value: &str) -> Option<(Expand, u32)> {
 }
 
 /// Puts resources in the place of references to them. `own` is the resource's own path: it is not put into itself.
-fn expand_in(value: &mut Value, own: &str, kind: Expand, levels: u32, in_links: bool, find: &dyn Fn(&str) -> Option<Resource>, left: &mut usize) {
+fn expand_in(
+    value: &mut Value,
+    own: &str,
+    kind: Expand,
+    levels: u32,
+    in_links: bool,
+    find: &dyn Fn(&str) -> Option<Resource>,
+    left: &mut usize,
+) {
     match value {
         Value::Array(items) => items.iter_mut().for_each(|v| expand_in(v, own, kind, levels, in_links, find, left)),
         Value::Object(fields) => {

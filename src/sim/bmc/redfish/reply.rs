@@ -97,10 +97,7 @@ pub fn complain(status: StatusCode, id: &'static str, text: &str) -> Response {
 pub fn complaints(status: StatusCode, messages: &[Message]) -> Response {
     let (code, text) = match messages {
         [one] => (format!("{REGISTRY}.{}", one.id), one.text.clone()),
-        _ => (
-            format!("{REGISTRY}.GeneralError"),
-            "A general error has occurred. See ExtendedInfo for more information.".to_owned(),
-        ),
+        _ => (format!("{REGISTRY}.GeneralError"), "A general error has occurred. See ExtendedInfo for more information.".to_owned()),
     };
     let info: Vec<Value> = messages.iter().map(Message::json).collect();
     json_reply(status, &json!({"error": {"code": code, "message": text, "@Message.ExtendedInfo": info}}))
@@ -112,8 +109,7 @@ pub fn not_found(path: &str) -> Response {
 
 /// 405 with what is allowed.
 pub fn not_allowed(allow: &str) -> Response {
-    let mut response =
-        complain(StatusCode::METHOD_NOT_ALLOWED, "OperationNotAllowed", "The HTTP method is not allowed on this resource.");
+    let mut response = complain(StatusCode::METHOD_NOT_ALLOWED, "OperationNotAllowed", "The HTTP method is not allowed on this resource.");
     set(&mut response, header::ALLOW.as_str(), allow);
     response
 }
@@ -131,8 +127,11 @@ pub fn success() -> Response {
     json_reply(StatusCode::OK, &json!({"@Message.ExtendedInfo": [message.json()]}))
 }
 
-/// A weak ETag of a resource: it changes with its content.
+/// A weak ETag of a resource: it changes with its content, unless the resource brings its own.
 pub fn etag(body: &Value) -> String {
+    if let Some(own) = body.get("@odata.etag").and_then(Value::as_str) {
+        return own.to_owned();
+    }
     // FNV-1a: an ETag needs no secret.
     let hash = body.to_string().bytes().fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3));
     format!("W/\"{hash:016x}\"")

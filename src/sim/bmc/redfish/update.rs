@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::extract::{FromRequest, Multipart};
+use axum::extract::{DefaultBodyLimit, FromRequest, Multipart};
 use axum::http::{Request as HttpRequest, StatusCode, header};
 use axum::response::Response;
 use serde_json::{Value, json};
@@ -61,6 +61,7 @@ impl Inner {
     pub async fn multipart_update(self: &Arc<Self>, request: Request<'_>) -> Response {
         let mut http = HttpRequest::new(Body::from(request.raw.clone()));
         *http.headers_mut() = request.headers.clone();
+        DefaultBodyLimit::max(BODY_CAP).apply(&mut http);
         let Ok(mut parts) = Multipart::from_request(http, &()).await else {
             return complain(StatusCode::UNSUPPORTED_MEDIA_TYPE, "HeaderInvalid", "An update is pushed as multipart/form-data.");
         };
@@ -69,7 +70,13 @@ impl Inner {
             let part = match parts.next_field().await {
                 Ok(Some(part)) => part,
                 Ok(None) => break,
-                Err(error) => return complain(StatusCode::BAD_REQUEST, "UnrecognizedRequestBody", &format!("The multipart body cannot be read: {error}.")),
+                Err(error) => {
+                    return complain(
+                        StatusCode::BAD_REQUEST,
+                        "UnrecognizedRequestBody",
+                        &format!("The multipart body cannot be read: {error}."),
+                    );
+                }
             };
             let name = part.name().unwrap_or_default().to_owned();
             let Ok(bytes) = part.bytes().await else {
@@ -85,7 +92,11 @@ impl Inner {
             }
         }
         let (Ok(apply), Some(package)) = (apply, package) else {
-            return complain(StatusCode::BAD_REQUEST, "PropertyMissing", "The multipart body needs the parts UpdateParameters and UpdateFile.");
+            return complain(
+                StatusCode::BAD_REQUEST,
+                "PropertyMissing",
+                "The multipart body needs the parts UpdateParameters and UpdateFile.",
+            );
         };
         self.begin(apply, |inner, id| inner.shared.board().take_update_file(id, Ok(package.to_vec()), clock::now()))
     }

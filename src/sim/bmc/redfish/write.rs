@@ -1,6 +1,6 @@
 //! Writes: which resource takes which method, and what a PATCH changes.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::response::Response;
@@ -129,6 +129,8 @@ impl Inner {
 
     fn patch(&self, request: &Request<'_>) -> Response {
         let path = request.path;
+        // Between the check of an ETag and the change nobody else may change it.
+        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(resource) = self.with_view(|view| self.find(view, path)) else { return not_found(path) };
         if !resource.allow.contains("PATCH") {
             return reply::not_allowed(resource.allow);
@@ -273,7 +275,10 @@ impl Inner {
     }
 
     fn patch_manager(&self, patch: &mut Patch) -> Result<(), Vec<Message>> {
-        let at = patch.text("DateTime").map(|text| text.parse::<Timestamp>().map_err(|_| vec![Message::bad_value(&text, "DateTime")])).transpose()?;
+        let at = patch
+            .text("DateTime")
+            .map(|text| text.parse::<Timestamp>().map_err(|_| vec![Message::bad_value(&text, "DateTime")]))
+            .transpose()?;
         if let Some(other) = patch.text("DateTimeLocalOffset").filter(|o| o != "+00:00") {
             return Err(vec![Message::bad_value(&other, "DateTimeLocalOffset")]);
         }
@@ -300,7 +305,9 @@ impl Inner {
                 Value::Null => {}
                 Value::Object(o) if o.is_empty() => now.extend(board.ntp_servers.get(n).cloned()),
                 Value::String(server) => now.push(server.clone()),
-                Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_) => return Err(vec![Message::wrong_type("NTP/NTPServers")]),
+                Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_) => {
+                    return Err(vec![Message::wrong_type("NTP/NTPServers")]);
+                }
             }
         }
         if now.len() > NTP_CAP {

@@ -20,17 +20,29 @@ impl View<'_> {
                 return Some(self.collection(path, "Sensor", self.board.sensors.iter().map(|s| format!("{path}/{}", s.id)).collect()));
             }
             (["Sensors", id], true) => self.sensor(path, self.board.sensors.iter().find(|s| s.id == *id)?),
-            (["ThermalSubsystem"], true) => self.resource(path, "ThermalSubsystem", "ThermalSubsystem", "Thermal Subsystem", json!({
-                "Status": enabled(), "Fans": link(&format!("{path}/Fans")), "ThermalMetrics": link(&format!("{path}/ThermalMetrics")),
-                "FanRedundancy": [self.redundancy(PartKind::Fan, 5, &format!("{path}/Fans"))],
-            })),
+            (["ThermalSubsystem"], true) => self.resource(
+                path,
+                "ThermalSubsystem",
+                "ThermalSubsystem",
+                "Thermal Subsystem",
+                json!({
+                    "Status": enabled(), "Fans": link(&format!("{path}/Fans")), "ThermalMetrics": link(&format!("{path}/ThermalMetrics")),
+                    "FanRedundancy": [self.redundancy(PartKind::Fan, 5, &format!("{path}/Fans"))],
+                }),
+            ),
             (["ThermalSubsystem", "ThermalMetrics"], true) => self.thermal_metrics(path),
             (["ThermalSubsystem", "Fans"], true) => return Some(self.collection(path, "Fan", of(PartKind::Fan))),
             (["ThermalSubsystem", "Fans", id], true) => self.fan(path, one(PartKind::Fan, id)?),
-            (["PowerSubsystem"], true) => self.resource(path, "PowerSubsystem", "PowerSubsystem", "Power Subsystem", json!({
-                "Status": enabled(), "CapacityWatts": 1600, "PowerSupplies": link(&format!("{path}/PowerSupplies")),
-                "PowerSupplyRedundancy": [self.redundancy(PartKind::PowerSupply, 1, &format!("{path}/PowerSupplies"))],
-            })),
+            (["PowerSubsystem"], true) => self.resource(
+                path,
+                "PowerSubsystem",
+                "PowerSubsystem",
+                "Power Subsystem",
+                json!({
+                    "Status": enabled(), "CapacityWatts": 1600, "PowerSupplies": link(&format!("{path}/PowerSupplies")),
+                    "PowerSupplyRedundancy": [self.redundancy(PartKind::PowerSupply, 1, &format!("{path}/PowerSupplies"))],
+                }),
+            ),
             (["PowerSubsystem", "PowerSupplies"], true) => return Some(self.collection(path, "PowerSupply", of(PartKind::PowerSupply))),
             (["PowerSubsystem", "PowerSupplies", id], true) => self.supply(path, one(PartKind::PowerSupply, id)?),
             (["PowerSubsystem", "PowerSupplies", id, "Metrics"], true) => {
@@ -49,34 +61,43 @@ impl View<'_> {
     fn chassis(&self, path: &str) -> Value {
         let (dialect, board, id) = (self.dialect(), self.board, self.identity);
         let drives: Vec<Value> = board.of_kind(PartKind::Drive).map(|p| link(&board.path_of(p))).collect();
-        let mut body = self.resource(path, "Chassis", dialect.chassis, "Chassis", json!({
-            "ChassisType": "RackMount",
-            "Manufacturer": id.manufacturer,
-            "Model": id.model,
-            "SerialNumber": id.serial,
-            "PartNumber": "0CNN8KA02",
-            "AssetTag": board.asset_tag,
-            "PowerState": power_word(self.host.power),
-            "IndicatorLED": if board.led { "Blinking" } else { "Off" },
-            "Status": {"State": "Enabled", "Health": board.rollup(), "HealthRollup": board.rollup()},
-            "HeightMm": 44.4, "WidthMm": 434.0, "DepthMm": 751.3,
-            "PhysicalSecurity": {"IntrusionSensor": "Normal", "IntrusionSensorNumber": 115},
-            "Links": {
-                "ComputerSystems": [link(&dialect.system_path())],
-                "ManagedBy": [link(&dialect.manager_path())],
-                "ManagersInChassis": [link(&dialect.manager_path())],
-                "Drives": drives,
-            },
-        }));
+        let mut body = self.resource(
+            path,
+            "Chassis",
+            dialect.chassis,
+            "Chassis",
+            json!({
+                "ChassisType": "RackMount",
+                "Manufacturer": id.manufacturer,
+                "Model": id.model,
+                "SerialNumber": id.serial,
+                "PartNumber": "0CNN8KA02",
+                "AssetTag": board.asset_tag,
+                "PowerState": power_word(self.host.power),
+                "IndicatorLED": if board.led { "Blinking" } else { "Off" },
+                "Status": {"State": "Enabled", "Health": board.rollup(), "HealthRollup": board.rollup()},
+                "HeightMm": 44.4, "WidthMm": 434.0, "DepthMm": 751.3,
+                "PhysicalSecurity": {"IntrusionSensor": "Normal", "IntrusionSensorNumber": 115},
+                "Links": {
+                    "ComputerSystems": [link(&dialect.system_path())],
+                    "ManagedBy": [link(&dialect.manager_path())],
+                    "ManagersInChassis": [link(&dialect.manager_path())],
+                    "Drives": drives,
+                },
+            }),
+        );
         if self.is_modern() {
-            put(&mut body, json!({
-                "LocationIndicatorActive": board.led,
-                "Sensors": link(&format!("{path}/Sensors")),
-                "ThermalSubsystem": link(&format!("{path}/ThermalSubsystem")),
-                "PowerSubsystem": link(&format!("{path}/PowerSubsystem")),
-                "NetworkAdapters": link(&format!("{path}/NetworkAdapters")),
-                "PCIeDevices": link(&format!("{path}/PCIeDevices")),
-            }));
+            put(
+                &mut body,
+                json!({
+                    "LocationIndicatorActive": board.led,
+                    "Sensors": link(&format!("{path}/Sensors")),
+                    "ThermalSubsystem": link(&format!("{path}/ThermalSubsystem")),
+                    "PowerSubsystem": link(&format!("{path}/PowerSubsystem")),
+                    "NetworkAdapters": link(&format!("{path}/NetworkAdapters")),
+                    "PCIeDevices": link(&format!("{path}/PCIeDevices")),
+                }),
+            );
             if let Some(fields) = body.as_object_mut() {
                 // Deprecated since Chassis 1.14.
                 fields.remove("IndicatorLED");
@@ -129,13 +150,23 @@ impl View<'_> {
             ("UpperCaution", t.upper_caution, "Increasing"),
             ("UpperCritical", t.upper_critical, "Increasing"),
         ] {
-            put_some(&mut thresholds, name, value.map(|v| json!({"Reading": v, "Activation": activation, "HysteresisReading": sensor.hysteresis})));
+            put_some(
+                &mut thresholds,
+                name,
+                value.map(|v| json!({"Reading": v, "Activation": activation, "HysteresisReading": sensor.hysteresis})),
+            );
         }
-        let mut body = self.resource(path, "Sensor", &sensor.id, &sensor.name, json!({
-            "Reading": reading, "ReadingType": kind, "ReadingUnits": units, "ReadingTime": self.stamp(self.now),
-            "ReadingRangeMin": sensor.range.0, "ReadingRangeMax": sensor.range.1,
-            "PhysicalContext": sensor.context, "Status": self.sensor_status(sensor, reading), "Thresholds": thresholds,
-        }));
+        let mut body = self.resource(
+            path,
+            "Sensor",
+            &sensor.id,
+            &sensor.name,
+            json!({
+                "Reading": reading, "ReadingType": kind, "ReadingUnits": units, "ReadingTime": self.stamp(self.now),
+                "ReadingRangeMin": sensor.range.0, "ReadingRangeMax": sensor.range.1,
+                "PhysicalContext": sensor.context, "Status": self.sensor_status(sensor, reading), "Thresholds": thresholds,
+            }),
+        );
         let part = sensor.part.as_ref().and_then(|id| self.board.part(id)).filter(|p| p.kind != PartKind::Battery);
         put_some(&mut body, "RelatedItem", part.map(|p| json!([link(&self.board.path_of(p))])));
         body
@@ -167,15 +198,27 @@ impl View<'_> {
         let mut summary = json!({});
         put_some(&mut summary, "Intake", of("InletTemp"));
         put_some(&mut summary, "Exhaust", of("ExhaustTemp"));
-        self.resource(path, "ThermalMetrics", "ThermalMetrics", "Thermal Metrics", json!({
-            "TemperatureSummaryCelsius": summary, "TemperatureReadingsCelsius": all,
-        }))
+        self.resource(
+            path,
+            "ThermalMetrics",
+            "ThermalMetrics",
+            "Thermal Metrics",
+            json!({
+                "TemperatureSummaryCelsius": summary, "TemperatureReadingsCelsius": all,
+            }),
+        )
     }
 
     fn fan(&self, path: &str, part: &BoardPart) -> Value {
-        let mut body = self.resource(path, "Fan", &part.id, &part.name, json!({
-            "Status": status(part), "PhysicalContext": "Fan", "HotPluggable": true, "Location": place(part, "Bay"),
-        }));
+        let mut body = self.resource(
+            path,
+            "Fan",
+            &part.id,
+            &part.name,
+            json!({
+                "Status": status(part), "PhysicalContext": "Fan", "HotPluggable": true, "Location": place(part, "Bay"),
+            }),
+        );
         put(&mut body, labels(part));
         if let Some(sensor) = self.sensors_of(part).find(|s| s.kind == SensorKind::Fan) {
             let rpm = self.board.reading(sensor, self.now, &self.host);
@@ -187,23 +230,33 @@ impl View<'_> {
     }
 
     fn supply(&self, path: &str, part: &BoardPart) -> Value {
-        let mut body = self.resource(path, "PowerSupply", &part.id, &part.name, json!({
-            "Status": status(part), "HotPluggable": true, "Location": place(part, "Bay"),
-        }));
+        let mut body = self.resource(
+            path,
+            "PowerSupply",
+            &part.id,
+            &part.name,
+            json!({
+                "Status": status(part), "HotPluggable": true, "Location": place(part, "Bay"),
+            }),
+        );
         if !part.is_there() {
             return body;
         }
         put(&mut body, labels(part));
-        put(&mut body, json!({
-            "PowerSupplyType": "AC", "PowerCapacityWatts": part.facts.capacity_watts, "FirmwareVersion": part.firmware,
-            "LineInputStatus": part.facts.line_input, "InputNominalVoltageType": "AC200To240V",
-            "Metrics": link(&format!("{path}/Metrics")), "LocationIndicatorActive": false,
-        }));
+        put(
+            &mut body,
+            json!({
+                "PowerSupplyType": "AC", "PowerCapacityWatts": part.facts.capacity_watts, "FirmwareVersion": part.firmware,
+                "LineInputStatus": part.facts.line_input, "InputNominalVoltageType": "AC200To240V",
+                "Metrics": link(&format!("{path}/Metrics")), "LocationIndicatorActive": false,
+            }),
+        );
         body
     }
 
     fn supply_metrics(&self, path: &str, part: &BoardPart) -> Value {
-        let mut body = self.resource(path, "PowerSupplyMetrics", "Metrics", &format!("{} Metrics", part.name), json!({"Status": status(part)}));
+        let mut body =
+            self.resource(path, "PowerSupplyMetrics", "Metrics", &format!("{} Metrics", part.name), json!({"Status": status(part)}));
         for sensor in self.sensors_of(part) {
             let name = match sensor.kind {
                 SensorKind::Voltage => "InputVoltage",
@@ -229,12 +282,18 @@ impl View<'_> {
     }
 
     fn card(&self, path: &str, part: &BoardPart) -> Value {
-        let mut body = self.resource(path, "PCIeDevice", &part.id, &part.name, json!({
-            "Status": status(part), "DeviceType": "MultiFunction", "FirmwareVersion": part.firmware,
-            "PCIeInterface": {"PCIeType": "Gen4", "MaxPCIeType": "Gen4", "LanesInUse": 8, "MaxLanes": 8},
-            "Slot": {"SlotType": "FullLength", "PCIeType": "Gen4", "Lanes": 8, "Location": place(part, "Slot")},
-            "Links": {"Chassis": [link(&self.dialect().chassis_path())]},
-        }));
+        let mut body = self.resource(
+            path,
+            "PCIeDevice",
+            &part.id,
+            &part.name,
+            json!({
+                "Status": status(part), "DeviceType": "MultiFunction", "FirmwareVersion": part.firmware,
+                "PCIeInterface": {"PCIeType": "Gen4", "MaxPCIeType": "Gen4", "LanesInUse": 8, "MaxLanes": 8},
+                "Slot": {"SlotType": "FullLength", "PCIeType": "Gen4", "Lanes": 8, "Location": place(part, "Slot")},
+                "Links": {"Chassis": [link(&self.dialect().chassis_path())]},
+            }),
+        );
         put(&mut body, labels(part));
         body
     }

@@ -48,7 +48,10 @@ impl View<'_> {
                 put(&mut one, labels(part));
                 if let Some(sensor) = self.board.sensors.iter().find(|s| s.part.as_deref() == Some(part.id.as_str())) {
                     let reading = self.board.reading(sensor, self.now, &self.host);
-                    put(&mut one, json!({"Reading": reading.map(|r| r as i64), "MinReadingRange": 0, "MaxReadingRange": sensor.range.1 as i64}));
+                    put(
+                        &mut one,
+                        json!({"Reading": reading.map(|r| r as i64), "MinReadingRange": 0, "MaxReadingRange": sensor.range.1 as i64}),
+                    );
                     let t = &sensor.thresholds;
                     put_some(&mut one, "LowerThresholdNonCritical", t.lower_caution.map(|v| v as i64));
                     put_some(&mut one, "LowerThresholdCritical", t.lower_critical.map(|v| v as i64));
@@ -57,10 +60,16 @@ impl View<'_> {
                 one
             })
             .collect();
-        self.resource(path, "Thermal", "Thermal", "Thermal", json!({
-            "Temperatures@odata.count": temperatures.len(), "Temperatures": temperatures, "Fans@odata.count": fans.len(), "Fans": fans,
-            "Redundancy": [self.old_redundancy(path, 0, PartKind::Fan, 5, &format!("{path}#/Fans"))],
-        }))
+        self.resource(
+            path,
+            "Thermal",
+            "Thermal",
+            "Thermal",
+            json!({
+                "Temperatures@odata.count": temperatures.len(), "Temperatures": temperatures, "Fans@odata.count": fans.len(), "Fans": fans,
+                "Redundancy": [self.old_redundancy(path, 0, PartKind::Fan, 5, &format!("{path}#/Fans"))],
+            }),
+        )
     }
 
     pub(super) fn legacy_power(&self, path: &str) -> Value {

@@ -11,7 +11,8 @@ impl View<'_> {
     /// Logs of the home whose `LogServices` this path is under.
     pub(super) fn logs_part(&self, path: &str, rest: &[&str]) -> Option<Resource> {
         let dialect = self.dialect();
-        let home = if path.starts_with(&dialect.system_path()) && path.starts_with("/redfish/v1/Systems/") { Home::System } else { Home::Manager };
+        let home =
+            if path.starts_with(&dialect.system_path()) && path.starts_with("/redfish/v1/Systems/") { Home::System } else { Home::Manager };
         let logs = [(dialect.host_log, &self.board.host_log), (dialect.bmc_log, &self.board.bmc_log)];
         let own = || logs.iter().filter(|((h, _), _)| *h == home);
         let (name, journal) = match rest {
@@ -39,20 +40,26 @@ impl View<'_> {
     }
 
     fn log_service(&self, path: &str, name: &str, journal: &Journal, is_host: bool) -> Value {
-        let mut body = self.resource(path, "LogService", name, if is_host { "System Event Log" } else { "Management Controller Log" }, json!({
-            "ServiceEnabled": true,
-            "Status": enabled(),
-            "MaxNumberOfRecords": journal.capacity,
-            "OverWritePolicy": match journal.when_full {
-                WhenFull::Wrap => "WrapsWhenFull",
-                WhenFull::Stop => "NeverOverWrites",
-            },
-            "DateTime": self.stamp(self.now),
-            "DateTimeLocalOffset": "+00:00",
-            "LogEntryType": if is_host { "SEL" } else { "Event" },
-            "Entries": link(&format!("{path}/Entries")),
-            "Actions": {"#LogService.ClearLog": {"target": format!("{path}/Actions/LogService.ClearLog")}},
-        }));
+        let mut body = self.resource(
+            path,
+            "LogService",
+            name,
+            if is_host { "System Event Log" } else { "Management Controller Log" },
+            json!({
+                "ServiceEnabled": true,
+                "Status": enabled(),
+                "MaxNumberOfRecords": journal.capacity,
+                "OverWritePolicy": match journal.when_full {
+                    WhenFull::Wrap => "WrapsWhenFull",
+                    WhenFull::Stop => "NeverOverWrites",
+                },
+                "DateTime": self.stamp(self.now),
+                "DateTimeLocalOffset": "+00:00",
+                "LogEntryType": if is_host { "SEL" } else { "Event" },
+                "Entries": link(&format!("{path}/Entries")),
+                "Actions": {"#LogService.ClearLog": {"target": format!("{path}/Actions/LogService.ClearLog")}},
+            }),
+        );
         if self.is_modern() {
             put(&mut body, json!({"Persistency": true}));
         }
@@ -61,23 +68,32 @@ impl View<'_> {
 
     fn entry(&self, path: &str, record: &Record, is_host: bool) -> Value {
         let id = record.id.to_string();
-        let mut body = self.resource(path, "LogEntry", &id, &format!("Log Entry {id}"), json!({
-            "EntryType": if is_host { "SEL" } else { "Event" },
-            "Created": stamp(record.at),
-            "Severity": severity_word(record.severity),
-            "Message": record.message,
-            "MessageId": record.message_id,
-            "MessageArgs": record.message_args,
-        }));
+        let mut body = self.resource(
+            path,
+            "LogEntry",
+            &id,
+            &format!("Log Entry {id}"),
+            json!({
+                "EntryType": if is_host { "SEL" } else { "Event" },
+                "Created": stamp(record.at),
+                "Severity": severity_word(record.severity),
+                "Message": record.message,
+                "MessageId": record.message_id,
+                "MessageArgs": record.message_args,
+            }),
+        );
         if let Some(ipmi) = &record.ipmi {
-            put(&mut body, json!({
-                "SensorNumber": ipmi.sensor_number,
-                "SensorType": sensor_type_word(ipmi.sensor_type),
-                "EntryCode": match record.direction {
-                    LogDirection::Deasserted => "Deassert",
-                    LogDirection::Asserted | LogDirection::Said => "Assert",
-                },
-            }));
+            put(
+                &mut body,
+                json!({
+                    "SensorNumber": ipmi.sensor_number,
+                    "SensorType": sensor_type_word(ipmi.sensor_type),
+                    "EntryCode": match record.direction {
+                        LogDirection::Deasserted => "Deassert",
+                        LogDirection::Asserted | LogDirection::Said => "Assert",
+                    },
+                }),
+            );
         }
         if self.is_modern() {
             put(&mut body, json!({"Resolved": record.direction == LogDirection::Deasserted}));

@@ -29,14 +29,20 @@ impl View<'_> {
             ["Ports"] => return Some(self.collection(path, "Port", ports().map(|p| format!("{path}/{}", p.id)).collect())),
             ["Ports", id] => {
                 let port = ports().find(|p| p.id == *id)?;
-                self.resource(path, "Port", &port.id, &port.name, json!({
-                    "Status": status(port), "PortId": port.id, "PortProtocol": "Ethernet", "PortType": "BidirectionalPort",
-                    "LinkNetworkTechnology": "Ethernet", "LinkStatus": port.facts.link,
-                    "CurrentSpeedGbps": port.facts.speed_mbps.filter(|_| link_is_up(port)).map_or(0.0, |m| m as f64 / 1000.0),
-                    "MaxSpeedGbps": port.facts.speed_mbps.map(|m| m as f64 / 1000.0),
-                    "SignalDetected": link_is_up(port),
-                    "Ethernet": {"AssociatedMACAddresses": port.facts.mac.map(|m| m.to_string()).into_iter().collect::<Vec<_>>()},
-                }))
+                self.resource(
+                    path,
+                    "Port",
+                    &port.id,
+                    &port.name,
+                    json!({
+                        "Status": status(port), "PortId": port.id, "PortProtocol": "Ethernet", "PortType": "BidirectionalPort",
+                        "LinkNetworkTechnology": "Ethernet", "LinkStatus": port.facts.link,
+                        "CurrentSpeedGbps": port.facts.speed_mbps.filter(|_| link_is_up(port)).map_or(0.0, |m| m as f64 / 1000.0),
+                        "MaxSpeedGbps": port.facts.speed_mbps.map(|m| m as f64 / 1000.0),
+                        "SignalDetected": link_is_up(port),
+                        "Ethernet": {"AssociatedMACAddresses": port.facts.mac.map(|m| m.to_string()).into_iter().collect::<Vec<_>>()},
+                    }),
+                )
             }
             ["NetworkDeviceFunctions"] => {
                 return Some(self.collection(path, "NetworkDeviceFunction", ports().map(|p| format!("{path}/{}", p.id)).collect()));
@@ -44,10 +50,16 @@ impl View<'_> {
             ["NetworkDeviceFunctions", id] => {
                 let port = ports().find(|p| p.id == *id)?;
                 let mac = port.facts.mac.map(|m| m.to_string());
-                self.resource(path, "NetworkDeviceFunction", &port.id, &format!("Function of {}", port.name), json!({
-                    "Status": status(port), "NetDevFuncType": "Ethernet", "DeviceEnabled": true,
-                    "Ethernet": {"MACAddress": mac, "PermanentMACAddress": mac},
-                }))
+                self.resource(
+                    path,
+                    "NetworkDeviceFunction",
+                    &port.id,
+                    &format!("Function of {}", port.name),
+                    json!({
+                        "Status": status(port), "NetDevFuncType": "Ethernet", "DeviceEnabled": true,
+                        "Ethernet": {"MACAddress": mac, "PermanentMACAddress": mac},
+                    }),
+                )
             }
             _ => return None,
         };
@@ -63,10 +75,16 @@ impl View<'_> {
         };
         let port = ports().find(|p| p.id == id)?;
         let mac = port.facts.mac.map(|m| m.to_string());
-        Some(Resource::read_only(self.resource(path, "EthernetInterface", &port.id, &port.name, json!({
-            "Status": status(port), "InterfaceEnabled": true, "MACAddress": mac, "PermanentMACAddress": mac,
-            "LinkStatus": if link_is_up(port) { "LinkUp" } else { "LinkDown" }, "SpeedMbps": port.facts.speed_mbps, "FullDuplex": true,
-        }))))
+        Some(Resource::read_only(self.resource(
+            path,
+            "EthernetInterface",
+            &port.id,
+            &port.name,
+            json!({
+                "Status": status(port), "InterfaceEnabled": true, "MACAddress": mac, "PermanentMACAddress": mac,
+                "LinkStatus": if link_is_up(port) { "LinkUp" } else { "LinkDown" }, "SpeedMbps": port.facts.speed_mbps, "FullDuplex": true,
+            }),
+        )))
     }
 }
 

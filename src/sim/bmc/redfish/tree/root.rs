@@ -16,31 +16,40 @@ impl View<'_> {
     pub(super) fn root(&self) -> Value {
         let dialect = self.dialect();
         let child = |name: &str| link(&format!("{ROOT}/{name}"));
-        let mut body = self.resource("/redfish/v1/", "ServiceRoot", "RootService", "Root Service", json!({
-            "RedfishVersion": dialect.redfish,
-            "UUID": self.identity.uuid,
-            "Systems": child("Systems"),
-            "Chassis": child("Chassis"),
-            "Managers": child("Managers"),
-            "UpdateService": child("UpdateService"),
-            "Tasks": child("TaskService"),
-            "EventService": child("EventService"),
-            "AccountService": child("AccountService"),
-            "Registries": child("Registries"),
-            "Links": {},
-        }));
+        let mut body = self.resource(
+            "/redfish/v1/",
+            "ServiceRoot",
+            "RootService",
+            "Root Service",
+            json!({
+                "RedfishVersion": dialect.redfish,
+                "UUID": self.identity.uuid,
+                "Systems": child("Systems"),
+                "Chassis": child("Chassis"),
+                "Managers": child("Managers"),
+                "UpdateService": child("UpdateService"),
+                "Tasks": child("TaskService"),
+                "EventService": child("EventService"),
+                "AccountService": child("AccountService"),
+                "Registries": child("Registries"),
+                "Links": {},
+            }),
+        );
         if self.is_modern() {
-            put(&mut body, json!({
-                "Vendor": self.identity.manufacturer,
-                "Product": dialect.manager_model,
-                "ServiceIdentification": self.identity.serial,
-                "TelemetryService": child("TelemetryService"),
-                "ProtocolFeaturesSupported": {
-                    "ExpandQuery": {"ExpandAll": true, "Levels": true, "Links": true, "NoLinks": true, "MaxLevels": 3},
-                    "SelectQuery": true, "OnlyMemberQuery": true, "FilterQuery": false, "ExcerptQuery": false,
-                    "DeepOperations": {"DeepPATCH": false, "DeepPOST": false},
-                },
-            }));
+            put(
+                &mut body,
+                json!({
+                    "Vendor": self.identity.manufacturer,
+                    "Product": dialect.manager_model,
+                    "ServiceIdentification": self.identity.serial,
+                    "TelemetryService": child("TelemetryService"),
+                    "ProtocolFeaturesSupported": {
+                        "ExpandQuery": {"ExpandAll": true, "Levels": true, "Links": true, "NoLinks": true, "MaxLevels": 3},
+                        "SelectQuery": true, "OnlyMemberQuery": true, "FilterQuery": false, "ExcerptQuery": false,
+                        "DeepOperations": {"DeepPATCH": false, "DeepPOST": false},
+                    },
+                }),
+            );
         }
         if self.sessions {
             put(&mut body, json!({"SessionService": child("SessionService"), "Links": {"Sessions": link(SESSIONS)}}));
@@ -57,7 +66,18 @@ impl View<'_> {
             file(id, &format!("{id} Message Registry File"), registry, json!({"Language": "en", "PublicationUri": uri}))
         };
         let body = match rest {
-            [] => return Some(self.collection(path, "MessageRegistryFile", ["Base", "BiosAttributeRegistry", "ResourceEvent", "SensorEvent", "Update"].iter().map(|id| format!("{path}/{id}")).collect())),
+            [] => {
+                return Some(
+                    self.collection(
+                        path,
+                        "MessageRegistryFile",
+                        ["Base", "BiosAttributeRegistry", "ResourceEvent", "SensorEvent", "Update"]
+                            .iter()
+                            .map(|id| format!("{path}/{id}"))
+                            .collect(),
+                    ),
+                );
+            }
             ["Base"] => published("Base", "Base.1.17", "Base.1.17.0"),
             ["ResourceEvent"] => published("ResourceEvent", "ResourceEvent.1.3", "ResourceEvent.1.3.0"),
             ["SensorEvent"] => published("SensorEvent", "SensorEvent.1.0", "SensorEvent.1.0.0"),
@@ -84,15 +104,20 @@ impl View<'_> {
                     "AttributeName": a.name, "DisplayName": a.display, "MenuPath": format!("./{}", a.menu.replace(' ', "")),
                     "ReadOnly": a.read_only, "ResetRequired": !a.read_only, "Immutable": a.read_only, "Hidden": false, "WriteOnly": false,
                 });
-                put(&mut out, match a.allowed {
-                    Allowed::OneOf(names) => {
-                        let values: Vec<Value> = names.iter().map(|n| json!({"ValueName": n, "ValueDisplayName": n})).collect();
-                        json!({"Type": "Enumeration", "Value": values})
-                    }
-                    Allowed::Integer { from, to } => json!({"Type": "Integer", "LowerBound": from, "UpperBound": to, "ScalarIncrement": 1}),
-                    Allowed::Text { longest } => json!({"Type": "String", "MinLength": 0, "MaxLength": longest}),
-                    Allowed::Switch => json!({"Type": "Boolean"}),
-                });
+                put(
+                    &mut out,
+                    match a.allowed {
+                        Allowed::OneOf(names) => {
+                            let values: Vec<Value> = names.iter().map(|n| json!({"ValueName": n, "ValueDisplayName": n})).collect();
+                            json!({"Type": "Enumeration", "Value": values})
+                        }
+                        Allowed::Integer { from, to } => {
+                            json!({"Type": "Integer", "LowerBound": from, "UpperBound": to, "ScalarIncrement": 1})
+                        }
+                        Allowed::Text { longest } => json!({"Type": "String", "MinLength": 0, "MaxLength": longest}),
+                        Allowed::Switch => json!({"Type": "Boolean"}),
+                    },
+                );
                 out
             })
             .collect();
@@ -140,10 +165,37 @@ pub fn metadata(generation: Generation) -> String {
         reference(schema, &[schema.to_owned(), format!("{schema}.{version}")]);
     }
     for of in [
-        "BootOption", "Chassis", "ComputerSystem", "Drive", "EthernetInterface", "EventDestination", "Fan", "LogEntry", "LogService",
-        "ManagerAccount", "Manager", "Memory", "MessageRegistryFile", "MetricReportDefinition", "MetricReport", "NetworkAdapter",
-        "NetworkDeviceFunction", "PCIeDevice", "Port", "PowerSupply", "Processor", "Role", "Sensor", "Session", "SimpleStorage",
-        "SoftwareInventory", "StorageController", "Storage", "Task", "VirtualMedia", "Volume",
+        "BootOption",
+        "Chassis",
+        "ComputerSystem",
+        "Drive",
+        "EthernetInterface",
+        "EventDestination",
+        "Fan",
+        "LogEntry",
+        "LogService",
+        "ManagerAccount",
+        "Manager",
+        "Memory",
+        "MessageRegistryFile",
+        "MetricReportDefinition",
+        "MetricReport",
+        "NetworkAdapter",
+        "NetworkDeviceFunction",
+        "PCIeDevice",
+        "Port",
+        "PowerSupply",
+        "Processor",
+        "Role",
+        "Sensor",
+        "Session",
+        "SimpleStorage",
+        "SoftwareInventory",
+        "StorageController",
+        "Storage",
+        "Task",
+        "VirtualMedia",
+        "Volume",
     ] {
         reference(&format!("{of}Collection"), &[format!("{of}Collection")]);
     }

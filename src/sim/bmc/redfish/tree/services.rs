@@ -29,16 +29,25 @@ impl View<'_> {
             "target": SIMPLE_UPDATE,
             "TransferProtocol@Redfish.AllowableValues": ["HTTP", "HTTPS"],
         });
-        let mut body = self.resource(path, "UpdateService", "UpdateService", "Update Service", json!({
-            "ServiceEnabled": true, "Status": enabled(), "FirmwareInventory": link(&format!("{path}/FirmwareInventory")),
-        }));
+        let mut body = self.resource(
+            path,
+            "UpdateService",
+            "UpdateService",
+            "Update Service",
+            json!({
+                "ServiceEnabled": true, "Status": enabled(), "FirmwareInventory": link(&format!("{path}/FirmwareInventory")),
+            }),
+        );
         if self.is_modern() {
             put(&mut simple, json!({"@Redfish.OperationApplyTimeSupport": apply_times()}));
-            put(&mut body, json!({
-                "MultipartHttpPushUri": MULTIPART,
-                "MultipartHttpPushUri@Redfish.OperationApplyTimeSupport": apply_times(),
-                "MaxImageSizeBytes": 64 << 20,
-            }));
+            put(
+                &mut body,
+                json!({
+                    "MultipartHttpPushUri": MULTIPART,
+                    "MultipartHttpPushUri@Redfish.OperationApplyTimeSupport": apply_times(),
+                    "MaxImageSizeBytes": 64 << 20,
+                }),
+            );
         }
         put(&mut body, json!({"Actions": {"#UpdateService.SimpleUpdate": simple}}));
         body
@@ -46,16 +55,22 @@ impl View<'_> {
 
     fn component(&self, path: &str, component: &Component) -> Value {
         let busy = |u: &Update| !u.stage.is_over() && u.file.as_ref().is_some_and(|f| f.component == component.id);
-        let mut body = self.resource(path, "SoftwareInventory", &component.id, &component.name, json!({
-            "Version": component.version, "Updateable": true, "SoftwareId": component.software_id,
-            "Status": if component.torn {
-                json!({"State": "Enabled", "Health": "Critical"})
-            } else if self.board.updates.iter().any(busy) {
-                json!({"State": "Updating", "Health": "OK"})
-            } else {
-                enabled()
-            },
-        }));
+        let mut body = self.resource(
+            path,
+            "SoftwareInventory",
+            &component.id,
+            &component.name,
+            json!({
+                "Version": component.version, "Updateable": true, "SoftwareId": component.software_id,
+                "Status": if component.torn {
+                    json!({"State": "Enabled", "Health": "Critical"})
+                } else if self.board.updates.iter().any(busy) {
+                    json!({"State": "Updating", "Health": "OK"})
+                } else {
+                    enabled()
+                },
+            }),
+        );
         let part = component.part.as_ref().and_then(|id| self.board.part(id));
         let related = match component.id.as_str() {
             "BMC" => Some(self.dialect().manager_path()),
@@ -71,11 +86,19 @@ impl View<'_> {
 
     pub(super) fn task_part(&self, path: &str, rest: &[&str]) -> Option<Resource> {
         let body = match rest {
-            [] => self.resource(path, "TaskService", "TaskService", "Task Service", json!({
-                "ServiceEnabled": true, "Status": enabled(), "DateTime": self.stamp(self.now), "CompletedTaskOverWritePolicy": "Oldest",
-                "LifeCycleEventOnTaskStateChange": true, "Tasks": link(&format!("{path}/Tasks")),
-            })),
-            ["Tasks"] => return Some(self.collection(path, "Task", self.board.updates.iter().map(|u| format!("{path}/{}", u.id)).collect())),
+            [] => self.resource(
+                path,
+                "TaskService",
+                "TaskService",
+                "Task Service",
+                json!({
+                    "ServiceEnabled": true, "Status": enabled(), "DateTime": self.stamp(self.now), "CompletedTaskOverWritePolicy": "Oldest",
+                    "LifeCycleEventOnTaskStateChange": true, "Tasks": link(&format!("{path}/Tasks")),
+                }),
+            ),
+            ["Tasks"] => {
+                return Some(self.collection(path, "Task", self.board.updates.iter().map(|u| format!("{path}/{}", u.id)).collect()));
+            }
             ["Tasks", id] => {
                 let update = self.board.updates.iter().find(|u| u.id.to_string() == *id)?;
                 return Some(Resource { body: self.task(update), allow: READ_DELETE });
@@ -97,10 +120,16 @@ impl View<'_> {
             })
             .collect();
         let component = update.file.as_ref().map_or("an update package".to_owned(), |f| f.component.clone());
-        let mut body = self.resource(&path, "Task", &update.id.to_string(), &format!("Firmware update of {component}"), json!({
-            "TaskState": update.stage.task_state(), "TaskStatus": if failed { "Critical" } else { "OK" },
-            "StartTime": self.stamp(update.began), "Messages": messages,
-        }));
+        let mut body = self.resource(
+            &path,
+            "Task",
+            &update.id.to_string(),
+            &format!("Firmware update of {component}"),
+            json!({
+                "TaskState": update.stage.task_state(), "TaskStatus": if failed { "Critical" } else { "OK" },
+                "StartTime": self.stamp(update.began), "Messages": messages,
+            }),
+        );
         put_some(&mut body, "EndTime", update.ended.map(|at| self.stamp(at)));
         if self.is_modern() {
             put(&mut body, json!({"PercentComplete": update.stage.percent(self.now)}));

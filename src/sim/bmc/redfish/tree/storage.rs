@@ -39,12 +39,18 @@ impl View<'_> {
     fn subsystem(&self, path: &str, subsystem: &str) -> Value {
         let drives: Vec<Value> = self.inside(PartKind::Drive, subsystem).map(|p| link(&format!("{path}/Drives/{}", p.id))).collect();
         let worst = self.inside(PartKind::Drive, subsystem).filter_map(BoardPart::health).find(|h| *h == "Critical").unwrap_or("OK");
-        let mut body = self.resource(path, "Storage", subsystem, &format!("{subsystem} Storage"), json!({
-            "Status": {"State": "Enabled", "Health": "OK", "HealthRollup": worst},
-            "Drives@odata.count": drives.len(),
-            "Drives": drives,
-            "Volumes": link(&format!("{path}/Volumes")),
-        }));
+        let mut body = self.resource(
+            path,
+            "Storage",
+            subsystem,
+            &format!("{subsystem} Storage"),
+            json!({
+                "Status": {"State": "Enabled", "Health": "OK", "HealthRollup": worst},
+                "Drives@odata.count": drives.len(),
+                "Drives": drives,
+                "Volumes": link(&format!("{path}/Volumes")),
+            }),
+        );
         if self.is_modern() {
             put(&mut body, json!({"Controllers": link(&format!("{path}/Controllers"))}));
         } else {
@@ -67,28 +73,43 @@ impl View<'_> {
 
     fn controller(&self, path: &str, part: &BoardPart) -> Value {
         let subsystem = part.within.as_deref().unwrap_or_default();
-        let mut body = self.resource(path, "StorageController", &part.id, &part.name, json!({
-            "Status": status(part), "FirmwareVersion": part.firmware, "SpeedGbps": 12, "SupportedDeviceProtocols": protocols(subsystem),
-            "SupportedControllerProtocols": ["PCIe"], "Location": place(part, "Slot"),
-            "Links": {"PCIeFunctions": []},
-        }));
+        let mut body = self.resource(
+            path,
+            "StorageController",
+            &part.id,
+            &part.name,
+            json!({
+                "Status": status(part), "FirmwareVersion": part.firmware, "SpeedGbps": 12, "SupportedDeviceProtocols": protocols(subsystem),
+                "SupportedControllerProtocols": ["PCIe"], "Location": place(part, "Slot"),
+                "Links": {"PCIeFunctions": []},
+            }),
+        );
         put(&mut body, labels(part));
         body
     }
 
     fn drive(&self, path: &str, part: &BoardPart) -> Value {
-        let mut body = self.resource(path, "Drive", &part.id, &part.name, json!({
-            "Status": status(part), "Links": {"Volumes": []},
-        }));
+        let mut body = self.resource(
+            path,
+            "Drive",
+            &part.id,
+            &part.name,
+            json!({
+                "Status": status(part), "Links": {"Volumes": []},
+            }),
+        );
         if !part.is_there() {
             return body;
         }
         put(&mut body, labels(part));
-        put(&mut body, json!({
-            "CapacityBytes": part.facts.capacity_bytes, "Protocol": part.facts.protocol, "MediaType": part.facts.media,
-            "FailurePredicted": part.condition == Condition::Failing, "Revision": part.firmware, "BlockSizeBytes": 512,
-            "HotspareType": "None", "EncryptionAbility": "None",
-        }));
+        put(
+            &mut body,
+            json!({
+                "CapacityBytes": part.facts.capacity_bytes, "Protocol": part.facts.protocol, "MediaType": part.facts.media,
+                "FailurePredicted": part.condition == Condition::Failing, "Revision": part.firmware, "BlockSizeBytes": 512,
+                "HotspareType": "None", "EncryptionAbility": "None",
+            }),
+        );
         put_some(&mut body, "PredictedMediaLifeLeftPercent", part.facts.life_left_percent);
         if self.is_modern() {
             put(&mut body, json!({"PhysicalLocation": place(part, "Bay"), "LocationIndicatorActive": false, "ReadyToRemove": false}));
@@ -110,14 +131,23 @@ impl View<'_> {
             .map(|part| {
                 let mut one = json!({"Name": part.name, "Status": status(part)});
                 if part.is_there() {
-                    put(&mut one, json!({"Manufacturer": part.manufacturer, "Model": part.model, "CapacityBytes": part.facts.capacity_bytes}));
+                    put(
+                        &mut one,
+                        json!({"Manufacturer": part.manufacturer, "Model": part.model, "CapacityBytes": part.facts.capacity_bytes}),
+                    );
                 }
                 one
             })
             .collect();
-        let body = self.resource(path, "SimpleStorage", subsystem, &format!("{subsystem} Simple Storage"), json!({
-            "Status": enabled(), "Devices": devices,
-        }));
+        let body = self.resource(
+            path,
+            "SimpleStorage",
+            subsystem,
+            &format!("{subsystem} Simple Storage"),
+            json!({
+                "Status": enabled(), "Devices": devices,
+            }),
+        );
         Some(Resource::read_only(body))
     }
 }

@@ -4,11 +4,12 @@ use serde_json::{Value, json};
 
 use crate::domain::part::PartKind;
 use crate::sim::bmc::board::parts::{BoardPart, Condition};
-use crate::sim::bmc::redfish::tree::{READ_PATCH, Resource, View, labels, link, mode_word, ordinal, place, power_word, put, put_some, status, target_word};
+use crate::sim::bmc::redfish::tree::{
+    READ_PATCH, Resource, View, labels, link, mode_word, ordinal, place, power_word, put, put_some, status, target_word,
+};
 
 /// `ResetType`s offered.
-pub const RESETS: [&str; 8] =
-    ["On", "ForceOn", "ForceOff", "GracefulShutdown", "GracefulRestart", "ForceRestart", "PowerCycle", "Nmi"];
+pub const RESETS: [&str; 8] = ["On", "ForceOn", "ForceOff", "GracefulShutdown", "GracefulRestart", "ForceRestart", "PowerCycle", "Nmi"];
 
 impl View<'_> {
     pub(super) fn system_part(&self, path: &str, rest: &[&str]) -> Option<Resource> {
@@ -27,18 +28,34 @@ impl View<'_> {
             ["Bios"] => self.bios(path),
             ["Bios", "Settings"] => return Some(Resource { body: self.bios_settings(path), allow: READ_PATCH }),
             ["BootOptions"] => {
-                return Some(self.collection(path, "BootOption", self.board.boot_options.iter().map(|o| format!("{path}/{}", o.reference)).collect()));
+                return Some(self.collection(
+                    path,
+                    "BootOption",
+                    self.board.boot_options.iter().map(|o| format!("{path}/{}", o.reference)).collect(),
+                ));
             }
             ["BootOptions", id] => {
                 let option = self.board.boot_options.iter().find(|o| o.reference == *id)?;
-                self.resource(path, "BootOption", id, &option.name, json!({
-                    "BootOptionReference": option.reference, "DisplayName": option.name, "UefiDevicePath": option.path,
-                    "BootOptionEnabled": true, "Alias": option.alias,
-                }))
+                self.resource(
+                    path,
+                    "BootOption",
+                    id,
+                    &option.name,
+                    json!({
+                        "BootOptionReference": option.reference, "DisplayName": option.name, "UefiDevicePath": option.path,
+                        "BootOptionEnabled": true, "Alias": option.alias,
+                    }),
+                )
             }
-            ["SecureBoot"] => self.resource(path, "SecureBoot", "SecureBoot", "UEFI Secure Boot", json!({
-                "SecureBootEnable": false, "SecureBootCurrentBoot": "Disabled", "SecureBootMode": "UserMode",
-            })),
+            ["SecureBoot"] => self.resource(
+                path,
+                "SecureBoot",
+                "SecureBoot",
+                "UEFI Secure Boot",
+                json!({
+                    "SecureBootEnable": false, "SecureBootCurrentBoot": "Disabled", "SecureBootMode": "UserMode",
+                }),
+            ),
             ["LogServices", rest @ ..] => return self.logs_part(path, rest),
             ["VirtualMedia", rest @ ..] if self.is_modern() => return self.media_part(path, rest),
             ["ResetActionInfo"] => self.reset_info(path),
@@ -49,7 +66,11 @@ impl View<'_> {
 
     fn system(&self, path: &str) -> Value {
         let (dialect, board, id) = (self.dialect(), self.board, self.identity);
-        let (serial, sku) = if dialect.serial_is_sku { (format!("CN{}", &board_serial(&id.serial)), Some(id.serial.clone())) } else { (id.serial.clone(), None) };
+        let (serial, sku) = if dialect.serial_is_sku {
+            (format!("CN{}", &board_serial(&id.serial)), Some(id.serial.clone()))
+        } else {
+            (id.serial.clone(), None)
+        };
         let cpus: Vec<&BoardPart> = board.of_kind(PartKind::Cpu).filter(|p| p.is_there()).collect();
         let dimms: Vec<&BoardPart> = board.of_kind(PartKind::Dimm).filter(|p| p.is_there()).collect();
         let gib: u64 = dimms.iter().filter_map(|p| p.facts.capacity_bytes).sum::<u64>() >> 30;
@@ -95,12 +116,15 @@ impl View<'_> {
         }));
         put_some(&mut body, "SKU", sku);
         if self.is_modern() {
-            put(&mut body, json!({
-                "LocationIndicatorActive": board.led,
-                "VirtualMedia": link(&format!("{path}/VirtualMedia")),
-                "BootProgress": {"LastState": self.host.progress},
-                "PowerRestorePolicy": "LastState",
-            }));
+            put(
+                &mut body,
+                json!({
+                    "LocationIndicatorActive": board.led,
+                    "VirtualMedia": link(&format!("{path}/VirtualMedia")),
+                    "BootProgress": {"LastState": self.host.progress},
+                    "PowerRestorePolicy": "LastState",
+                }),
+            );
             body["ProcessorSummary"]["CoreCount"] = json!(cpus.iter().filter_map(|p| p.facts.cores).sum::<u32>());
             body["ProcessorSummary"]["LogicalProcessorCount"] = json!(cpus.iter().filter_map(|p| p.facts.threads).sum::<u32>());
             if let Some(fields) = body.as_object_mut() {
@@ -134,9 +158,15 @@ impl View<'_> {
     }
 
     fn reset_info(&self, path: &str) -> Value {
-        self.resource(path, "ActionInfo", "ResetActionInfo", "Reset Action Info", json!({
-            "Parameters": [{"Name": "ResetType", "Required": true, "DataType": "String", "AllowableValues": RESETS}],
-        }))
+        self.resource(
+            path,
+            "ActionInfo",
+            "ResetActionInfo",
+            "Reset Action Info",
+            json!({
+                "Parameters": [{"Name": "ResetType", "Required": true, "DataType": "String", "AllowableValues": RESETS}],
+            }),
+        )
     }
 
     fn processor(&self, path: &str, part: &BoardPart) -> Value {
@@ -144,15 +174,21 @@ impl View<'_> {
         if !part.is_there() {
             return body;
         }
-        put(&mut body, json!({
-            "Manufacturer": part.manufacturer, "Model": part.model,
-            "ProcessorType": "CPU", "ProcessorArchitecture": "x86", "InstructionSet": "x86-64",
-            "TotalCores": part.facts.cores, "TotalThreads": part.facts.threads, "MaxSpeedMHz": part.facts.speed_mhz,
-        }));
+        put(
+            &mut body,
+            json!({
+                "Manufacturer": part.manufacturer, "Model": part.model,
+                "ProcessorType": "CPU", "ProcessorArchitecture": "x86", "InstructionSet": "x86-64",
+                "TotalCores": part.facts.cores, "TotalThreads": part.facts.threads, "MaxSpeedMHz": part.facts.speed_mhz,
+            }),
+        );
         if self.is_modern() {
-            put(&mut body, json!({
-                "SerialNumber": part.serial, "PartNumber": part.part_number, "Location": place(part, "Socket"), "LocationIndicatorActive": false,
-            }));
+            put(
+                &mut body,
+                json!({
+                    "SerialNumber": part.serial, "PartNumber": part.part_number, "Location": place(part, "Socket"), "LocationIndicatorActive": false,
+                }),
+            );
         }
         body
     }
@@ -168,13 +204,16 @@ impl View<'_> {
         {
             fields.remove("Model");
         }
-        put(&mut body, json!({
-            "MemoryType": "DRAM", "MemoryDeviceType": "DDR4", "BaseModuleType": "RDIMM", "ErrorCorrection": "MultiBitECC",
-            "CapacityMiB": part.facts.capacity_bytes.map(|b| b >> 20), "OperatingSpeedMhz": part.facts.speed_mhz,
-            "RankCount": 2, "DataWidthBits": 64, "BusWidthBits": 72,
-            "MemoryLocation": {"Socket": 1, "MemoryController": 0, "Channel": ordinal(&part.place), "Slot": ordinal(&part.place)},
-            "Metrics": link(&format!("{path}/MemoryMetrics")),
-        }));
+        put(
+            &mut body,
+            json!({
+                "MemoryType": "DRAM", "MemoryDeviceType": "DDR4", "BaseModuleType": "RDIMM", "ErrorCorrection": "MultiBitECC",
+                "CapacityMiB": part.facts.capacity_bytes.map(|b| b >> 20), "OperatingSpeedMhz": part.facts.speed_mhz,
+                "RankCount": 2, "DataWidthBits": 64, "BusWidthBits": 72,
+                "MemoryLocation": {"Socket": 1, "MemoryController": 0, "Channel": ordinal(&part.place), "Slot": ordinal(&part.place)},
+                "Metrics": link(&format!("{path}/MemoryMetrics")),
+            }),
+        );
         if self.is_modern() {
             put(&mut body, json!({"Location": place(part, "Slot"), "Enabled": part.condition != Condition::Failed}));
         }
@@ -183,17 +222,26 @@ impl View<'_> {
 
     fn dimm_metrics(&self, path: &str, part: &BoardPart) -> Value {
         let (ce, ue) = (part.facts.correctable_errors.unwrap_or(0), part.facts.uncorrectable_errors.unwrap_or(0));
-        let mut body = self.resource(path, "MemoryMetrics", "MemoryMetrics", &format!("{} Metrics", part.name), json!({
-            "HealthData": {"AlarmTrips": {
-                "CorrectableECCError": part.condition == Condition::Failing, "UncorrectableECCError": ue > 0,
-                "AddressParityError": false, "Temperature": false, "SpareBlock": false,
-            }},
-        }));
+        let mut body = self.resource(
+            path,
+            "MemoryMetrics",
+            "MemoryMetrics",
+            &format!("{} Metrics", part.name),
+            json!({
+                "HealthData": {"AlarmTrips": {
+                    "CorrectableECCError": part.condition == Condition::Failing, "UncorrectableECCError": ue > 0,
+                    "AddressParityError": false, "Temperature": false, "SpareBlock": false,
+                }},
+            }),
+        );
         if self.is_modern() {
-            put(&mut body, json!({
-                "CurrentPeriod": {"CorrectableECCErrorCount": ce, "UncorrectableECCErrorCount": ue},
-                "LifeTime": {"CorrectableECCErrorCount": ce, "UncorrectableECCErrorCount": ue},
-            }));
+            put(
+                &mut body,
+                json!({
+                    "CurrentPeriod": {"CorrectableECCErrorCount": ce, "UncorrectableECCErrorCount": ue},
+                    "LifeTime": {"CorrectableECCErrorCount": ce, "UncorrectableECCErrorCount": ue},
+                }),
+            );
         }
         body
     }
@@ -213,10 +261,16 @@ impl View<'_> {
     }
 
     fn bios_settings(&self, path: &str) -> Value {
-        self.resource(path, "Bios", "Settings", "BIOS Settings after the next boot", json!({
-            "AttributeRegistry": self.registry_name(),
-            "Attributes": self.board.settings.pending,
-        }))
+        self.resource(
+            path,
+            "Bios",
+            "Settings",
+            "BIOS Settings after the next boot",
+            json!({
+                "AttributeRegistry": self.registry_name(),
+                "Attributes": self.board.settings.pending,
+            }),
+        )
     }
 }
 
