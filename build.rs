@@ -1,7 +1,7 @@
 //! Recompile when a migration, template or script is added: they are embedded in the binary.
 
 fn main() {
-    for dir in ["migrations", "templates", "pxe"] {
+    for dir in ["migrations", "templates", "pxe", "policy"] {
         println!("cargo::rerun-if-changed={dir}");
     }
 }

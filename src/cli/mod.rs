@@ -7,6 +7,7 @@ mod image_source;
 mod machine;
 mod netboot;
 mod output;
+mod policy;
 mod serve;
 mod sim;
 mod token;
@@ -175,6 +176,9 @@ enum Command {
     /// Racks and packing lists
     #[command(subcommand, visible_alias = "rack")]
     Racks(image::RackVerb),
+    /// Repair policies: check and compare files
+    #[command(subcommand)]
+    Policy(policy::Verb),
     /// API tokens
     #[command(subcommand, visible_alias = "tokens")]
     Token(token::TokenVerb),
@@ -222,6 +226,7 @@ fn run(cli: Cli) -> Result<()> {
         }
         Command::Netboot(verb) => netboot::run(&cli.global, &verb),
         Command::Bmc(verb) => bmc::run(&cli.global, verb),
+        Command::Policy(verb) => policy::run(&cli.global, &verb),
         Command::Machine(verb) => speak(&cli.global, async |client| machine::run(&client, verb).await),
         Command::Image(verb) => speak(&cli.global, async |client| image::run_image(&client, verb).await),
         Command::Racks(verb) => speak(&cli.global, async |client| image::run_racks(&client, verb).await),

@@ -7,5 +7,6 @@ pub mod discovery;
 pub mod parts;
 pub mod polling;
 pub mod quality;
+pub mod policy;
 pub mod target;
 pub mod workflow;

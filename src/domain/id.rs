@@ -50,6 +50,10 @@ ids! {
     UserId,
     /// An API token (its row, not its secret).
     TokenId,
+    /// One cause on one component of a machine.
+    CaseId,
+    /// One cause outside many machines.
+    IncidentId,
 }
 
 /// An Ethernet address. Text form is lower case with colons; parses `-`, `.`, `:` and bare hex.
