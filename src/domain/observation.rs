@@ -146,6 +146,9 @@ impl From<PartKind> for Family {
             PartKind::LeakDetector => Self::Liquid,
             PartKind::Baseboard | PartKind::Chassis | PartKind::Other => Self::Chassis,
             PartKind::Bmc => Self::Bmc,
+            // The roll-up repeats what a part says; a group is judged by its redundancy, which the supplies' rules read.
+            PartKind::System => Self::Report,
+            PartKind::Redundancy => Self::PowerSupply,
         }
     }
 }
