@@ -3,10 +3,15 @@
 pub mod access;
 pub mod boot;
 pub mod boot_timeline;
+pub mod correlate;
 pub mod discovery;
+pub mod gate;
+pub mod health;
+pub mod observe;
 pub mod parts;
+pub mod policy;
 pub mod polling;
 pub mod quality;
-pub mod policy;
+pub mod repair;
 pub mod target;
 pub mod workflow;
