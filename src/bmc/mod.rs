@@ -286,6 +286,19 @@ impl BmcError {
         }
     }
 
+    /// Whether the command may have been carried out all the same: its answer was lost, or came too late.
+    pub fn may_have_acted(&self) -> bool {
+        match self {
+            Self::Unreachable { .. } | Self::Timeout { .. } | Self::Nonsense { .. } | Self::NotEffective { .. } => true,
+            Self::Unauthorized { .. }
+            | Self::Paused { .. }
+            | Self::Refused { .. }
+            | Self::Busy { .. }
+            | Self::Unsupported { .. }
+            | Self::CertificateChanged { .. } => false,
+        }
+    }
+
     /// Stable word for programs.
     pub fn code(&self) -> &'static str {
         match self {

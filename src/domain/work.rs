@@ -64,9 +64,9 @@ text_form!(StepKind {
 pub enum Hazard {
     /// Runs again.
     Repeatable,
-    /// `check` first; acts only if the state is not there.
+    /// Looks for signs of what it did first; acts again only if there are none.
     Once,
-    /// `check` must prove the state, or the same order must be resumable by its id; else the run parks.
+    /// The same order is followed by its id; if that is gone, the run parks.
     Destructive,
 }
 

@@ -40,13 +40,28 @@ pub(crate) struct Context {
 }
 
 impl Context {
-    /// Commits the attempt before anything is changed outside. The step's data is stored with it, so that a restarted
+    /// Commits the attempt right before anything is changed outside. The step's data is stored with it, so that a restarted
     /// process knows what was begun.
+    ///
+    /// # Errors
+    /// `Conflict` when the run was given up or the step taken over meanwhile: nothing may be changed.
     pub async fn begin_attempt(&mut self) -> Result<(), StepError> {
         self.step.attempts = self.step.attempts.saturating_add(1);
         self.step.checkpoint = json(&self.memory);
         let mut tx = self.engine.store.begin().await?;
         tx.begin_attempt(&self.step, clock::now()).await?;
+        tx.commit().await?;
+        Ok(())
+    }
+
+    /// Stores the step's data within the attempt, right before something that must not be repeated blindly.
+    ///
+    /// # Errors
+    /// `Conflict` when the run was given up or the step taken over since the attempt began: nothing more may be sent.
+    pub async fn keep(&mut self) -> Result<(), StepError> {
+        self.step.checkpoint = json(&self.memory);
+        let mut tx = self.engine.store.begin().await?;
+        tx.keep_step(&self.step).await?;
         tx.commit().await?;
         Ok(())
     }
@@ -59,13 +74,17 @@ pub(crate) fn json<T: Serialize>(value: &T) -> serde_json::Value {
 impl Engine {
     pub(crate) async fn execute(&self, claim: Claim<StepId>) -> Result<(), StoreError> {
         let Some(step) = self.store.step(claim.id).await? else { return Ok(()) };
-        let (Some(machine), Some(run)) = (self.store.machine(step.machine).await?, self.store.run(step.run).await?) else {
-            return Ok(());
-        };
-        // Taken over by another claim, or ended by a person meanwhile.
-        if step.fence != claim.fence || step.state != StepState::Running || run.state != RunState::Running {
+        // Taken over by another claim.
+        if step.fence != claim.fence {
             return Ok(());
         }
+        let (machine, run) = (self.store.machine(step.machine).await?, self.store.run(step.run).await?);
+        let (Some(machine), Some(run)) = (machine, run.filter(|r| r.state == RunState::Running && step.state == StepState::Running)) else {
+            // Ended by a person meanwhile, or by a process that died halfway: it must not come due again and again.
+            let mut tx = self.store.begin().await?;
+            tx.rest_step(step.id, claim.fence).await?;
+            return tx.commit().await;
+        };
         let memory: Memory = serde_json::from_value(step.checkpoint.clone()).unwrap_or_default();
         let mut context = Context { engine: self.clone(), machine, run, step, memory, now: clock::now() };
         let outcome = match tokio::time::timeout(CALL_LIMIT, steps::perform(&mut context)).await {

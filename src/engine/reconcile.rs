@@ -106,6 +106,8 @@ async fn start_run(tx: &mut Tx, m: &mut Machine, kind: RunKind, lifecycle: Lifec
         })
         .collect();
     let run = Run { id, machine: m.id, kind, state: RunState::Running, started_at: now, ended_at: None, actor: "system".to_owned(), steps };
+    // What was ordered before this run is not part of it, and would come between it and the agent.
+    tx.withdraw_tasks(m.id, now).await?;
     tx.insert_run(&run).await?;
     m.current_run = Some(id);
     m.lifecycle = lifecycle;

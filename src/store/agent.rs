@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::domain::id::{MachineId, RunId, StepId, TaskId};
 use crate::domain::power::text_form;
 use crate::domain::time::Timestamp;
-use crate::store::{Result, Store, Tx, from_json, in_pool, in_tx, parse, parse_opt, to_json, token_hash};
+use crate::store::{Result, Store, StoreError, Tx, from_json, in_pool, in_tx, parse, parse_opt, to_json, token_hash};
 use crate::wire::agent::{Order, Task, TaskResult};
 
 /// An agent's token outlives any single step but not a forgotten ramdisk.
@@ -167,7 +167,8 @@ impl Store {
 }
 
 impl Tx {
-    /// Opens an agent session. Older sessions of the machine end: it booted anew.
+    /// Opens an agent session. Older sessions of the machine end: it booted anew. So do open orders that no step gave: they
+    /// were meant for the boot before.
     pub async fn insert_agent_session(
         &mut self,
         token: &str,
@@ -179,6 +180,8 @@ impl Tx {
         self.touch(Some(machine));
         in_tx!(self, c => {
             sqlx::query("DELETE FROM agent_sessions WHERE machine_id = $1").bind(machine.to_string()).execute(&mut *c).await?;
+            sqlx::query("UPDATE agent_tasks SET state = 'withdrawn', updated_at = $2 WHERE machine_id = $1 AND step_id IS NULL AND state = 'open'")
+                .bind(machine.to_string()).bind(now.0).execute(&mut *c).await?;
             sqlx::query(
                 "INSERT INTO agent_sessions (token_hash, machine_id, nonce_hash, session, created_at, last_seen_at, expires_at)
                  VALUES ($1, $2, $3, $4, $5, $5, $6)")
@@ -206,17 +209,18 @@ impl Tx {
         Ok(())
     }
 
-    pub async fn insert_task(
-        &mut self,
-        id: TaskId,
-        machine: MachineId,
-        step: Option<StepId>,
-        fence: i64,
-        order: &Order,
-        at: Timestamp,
-    ) -> Result<()> {
+    /// Gives an order under the next number of the machine's orders, whatever step gives it: the agent refuses a number
+    /// below one it has seen.
+    ///
+    /// # Errors
+    /// `Conflict` when the machine was forgotten meanwhile.
+    pub async fn insert_task(&mut self, id: TaskId, machine: MachineId, step: Option<StepId>, order: &Order, at: Timestamp) -> Result<()> {
         let body = to_json(order)?;
         self.touch(Some(machine));
+        let row: Option<(i64,)> = in_tx!(self, c => sqlx::query_as(
+            "UPDATE machines SET order_fence = order_fence + 1 WHERE id = $1 RETURNING order_fence")
+            .bind(machine.to_string()).fetch_optional(c).await)?;
+        let Some((fence,)) = row else { return Err(StoreError::Conflict) };
         in_tx!(self, c => sqlx::query(
             "INSERT INTO agent_tasks (id, machine_id, step_id, fence, body, state, created_at, updated_at) VALUES ($1, $2, $3, $4, $5, 'open', $6, $6)")
             .bind(id.to_string()).bind(machine.to_string()).bind(step.map(|s| s.to_string())).bind(fence).bind(&body).bind(at.0)

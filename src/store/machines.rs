@@ -462,20 +462,24 @@ impl Tx {
     }
 
     /// Notes that Hostler is about to write to this disk of the machine.
+    ///
+    /// # Errors
+    /// `Conflict` when the machine was forgotten meanwhile.
     pub async fn add_written_disk(&mut self, machine: MachineId, disk: &DiskRef) -> Result<()> {
         self.touch(Some(machine));
         let id = machine.to_string();
-        let row: Option<(String, i64)> =
-            in_tx!(self, c => sqlx::query_as("SELECT doc, rev FROM machines WHERE id = $1").bind(&id).fetch_optional(c).await)?;
-        let Some((text, rev)) = row else { return Err(StoreError::Conflict) };
+        // Raising the revision first takes the row: whoever writes it at the same time comes before or after, and our write
+        // cannot fail for it.
+        let row: Option<(String,)> = in_tx!(self, c => sqlx::query_as("UPDATE machines SET rev = rev + 1 WHERE id = $1 RETURNING doc")
+            .bind(&id).fetch_optional(c).await)?;
+        let Some((text,)) = row else { return Err(StoreError::Conflict) };
         let mut doc: Doc = from_json("machines", &id, &text)?;
         if !doc.written_disks.contains(disk) {
             doc.written_disks.push(disk.clone());
         }
         let text = to_json(&doc)?;
-        let changed = in_tx!(self, c => sqlx::query("UPDATE machines SET doc = $3, rev = rev + 1 WHERE id = $1 AND rev = $2")
-            .bind(&id).bind(rev).bind(&text).execute(c).await.map(|r| r.rows_affected()))?;
-        if changed == 1 { Ok(()) } else { Err(StoreError::Conflict) }
+        in_tx!(self, c => sqlx::query("UPDATE machines SET doc = $2 WHERE id = $1").bind(&id).bind(&text).execute(c).await.map(|_| ()))?;
+        Ok(())
     }
 
     /// Makes a machine's decision due. Raises the revision: a decision that is being made from older facts must fail with
@@ -498,6 +502,16 @@ impl Tx {
             .bind(arch.map(|a| a.to_string()))
             .execute(c).await.map(|_| ()))?;
         Ok(())
+    }
+
+    /// Takes a machine's row for this transaction, as it was read at `rev`.
+    ///
+    /// # Errors
+    /// `Conflict` when someone changed it meanwhile.
+    pub async fn lock_machine(&mut self, machine: MachineId, rev: i64) -> Result<()> {
+        let held = in_tx!(self, c => sqlx::query("UPDATE machines SET rev = rev + 1 WHERE id = $1 AND rev = $2")
+            .bind(machine.to_string()).bind(rev).execute(c).await.map(|r| r.rows_affected()))?;
+        if held == 1 { Ok(()) } else { Err(StoreError::Conflict) }
     }
 
     /// Drops every trace of a machine but its events.

@@ -250,12 +250,23 @@ impl Tx {
         Ok(())
     }
 
-    /// Ends a run.
+    /// Ends a run. Steps that are not through end with it, and whoever works on one right now has lost it: nothing is due any
+    /// more, and the raised fence lets it neither begin an attempt nor record an outcome.
     pub async fn end_run(&mut self, run: RunId, machine: MachineId, state: RunState, at: Timestamp) -> Result<()> {
         self.touch(Some(machine));
         in_tx!(self, c => {
             sqlx::query("UPDATE runs SET state = $2, ended_at = $3 WHERE id = $1").bind(run.to_string()).bind(state.to_string()).bind(at.0).execute(&mut *c).await?;
-            sqlx::query("UPDATE steps SET due_at = NULL, lease_owner = NULL, lease_until = NULL WHERE run_id = $1").bind(run.to_string()).execute(&mut *c).await?;
+            sqlx::query(
+                "UPDATE steps SET state = CASE state WHEN 'running' THEN 'failed' WHEN 'pending' THEN 'skipped' ELSE state END,
+                    ended_at = CASE WHEN state IN ('running', 'pending') THEN $2 ELSE ended_at END,
+                    note = CASE state WHEN 'pending' THEN 'the run ended before it' ELSE note END,
+                    due_at = NULL, lease_owner = NULL, lease_until = NULL, fence = fence + 1
+                 WHERE run_id = $1")
+                .bind(run.to_string()).bind(at.0).execute(&mut *c).await?;
+            sqlx::query(
+                "UPDATE attempts SET ended_at = $2, outcome = 'cut off: the run ended'
+                 WHERE ended_at IS NULL AND step_id IN (SELECT id FROM steps WHERE run_id = $1)")
+                .bind(run.to_string()).bind(at.0).execute(&mut *c).await?;
             Ok::<(), sqlx::Error>(())
         })?;
         Ok(())
@@ -297,19 +308,37 @@ impl Tx {
         if changed == 1 { Ok(()) } else { Err(StoreError::Conflict) }
     }
 
-    /// Write-ahead: an attempt begins. Checked against the fence, so that a stalled owner cannot begin one.
-    pub async fn begin_attempt(&mut self, step: &Step, at: Timestamp) -> Result<()> {
-        let held = in_tx!(self, c => sqlx::query("UPDATE steps SET attempts = $3, checkpoint = $4 WHERE id = $1 AND fence = $2 AND state = 'running'")
+    /// Keeps what a step wants to remember within its attempt, before it goes on.
+    ///
+    /// # Errors
+    /// `Conflict` when the claim was taken over, or the run was ended or given up meanwhile: nothing more may be done.
+    pub async fn keep_step(&mut self, step: &Step) -> Result<()> {
+        let held = in_tx!(self, c => sqlx::query(
+            "UPDATE steps SET attempts = $3, checkpoint = $4 WHERE id = $1 AND fence = $2 AND state = 'running'
+               AND EXISTS (SELECT 1 FROM runs WHERE runs.id = steps.run_id AND runs.state = 'running')")
             .bind(step.id.to_string()).bind(step.fence).bind(i64::from(step.attempts)).bind(step.checkpoint.to_string())
             .execute(c).await.map(|r| r.rows_affected()))?;
-        if held != 1 {
-            return Err(StoreError::Conflict);
-        }
+        if held == 1 { Ok(()) } else { Err(StoreError::Conflict) }
+    }
+
+    /// Write-ahead: an attempt begins.
+    ///
+    /// # Errors
+    /// As [`Tx::keep_step`].
+    pub async fn begin_attempt(&mut self, step: &Step, at: Timestamp) -> Result<()> {
+        self.keep_step(step).await?;
         in_tx!(self, c => sqlx::query(
             "INSERT INTO attempts (step_id, number, fence, begun_at)
              VALUES ($1, (SELECT COALESCE(MAX(number), 0) + 1 FROM attempts WHERE step_id = $1), $2, $3)")
             .bind(step.id.to_string()).bind(step.fence).bind(at.0)
             .execute(c).await.map(|_| ()))?;
+        Ok(())
+    }
+
+    /// Nothing will work on this step any more (its run has ended, its machine is gone): it is not due again.
+    pub async fn rest_step(&mut self, step: StepId, fence: i64) -> Result<()> {
+        in_tx!(self, c => sqlx::query("UPDATE steps SET due_at = NULL, lease_owner = NULL, lease_until = NULL WHERE id = $1 AND fence = $2")
+            .bind(step.to_string()).bind(fence).execute(c).await.map(|_| ()))?;
         Ok(())
     }
 

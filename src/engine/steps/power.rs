@@ -5,14 +5,15 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::bmc::{Answer, BmcAccess, BmcError};
+use crate::clock;
+use crate::domain::id::TaskId;
 use crate::domain::power::{BootDevice, FirmwareKind, PowerAction, PowerState};
 use crate::domain::time::Timestamp;
 use crate::domain::work::StepOutcome;
 use crate::engine::execute::{Context, json};
 use crate::engine::steps::{StepError, is_alive};
 
-/// After a restart of this process, how long a power command that may have gone out is given to show signs of life
-/// before it is sent again.
+/// How long a power command that may have gone out is given to show signs of life before it is sent again.
 const SIGNS_WITHIN: Duration = Duration::from_secs(60);
 
 /// Runs one BMC exchange and records what it showed.
@@ -81,11 +82,68 @@ pub(super) async fn contact_bmc(context: &mut Context) -> Result<StepOutcome, St
     Ok(StepOutcome::Done { evidence, note: format!("the BMC at {} answers, power is {power}", access.address) })
 }
 
-#[derive(Default, Serialize, Deserialize)]
+/// What a step that restarts the machine remembers.
+#[derive(Clone, Copy, Default, Serialize, Deserialize)]
 #[serde(default)]
-struct BootMemory {
+pub(super) struct RestartMemory {
     /// When the power command was begun; before that nothing went out.
-    begun_at: Option<Timestamp>,
+    pub begun_at: Option<Timestamp>,
+    /// The agent's order to restart, where the agent does it.
+    pub task: Option<TaskId>,
+}
+
+impl RestartMemory {
+    pub fn of(context: &Context) -> Self {
+        serde_json::from_value(context.memory.data.clone()).unwrap_or_default()
+    }
+}
+
+/// A power command may have gone out before this process died, or before the BMC fell silent: it is not sent again before
+/// signs of it were looked for. `None`: nothing went out, or it did not happen; send it.
+pub(super) async fn signs_of_restart(context: &Context, memory: RestartMemory) -> Result<Option<StepOutcome>, StepError> {
+    let Some(begun) = memory.begun_at else { return Ok(None) };
+    let store = &context.engine.store;
+    let boot = store.boots(context.machine.id, 1).await?.first().is_some_and(|b| b.last_at >= begun);
+    let system = store.phone_home(context.run.id).await?.is_some_and(|(at, _)| at >= begun);
+    if boot || system {
+        return Ok(Some(StepOutcome::Done {
+            evidence: serde_json::json!({ "alive_after": begun, "network_boot": boot, "system": system }),
+            note: "its restart was seen".to_owned(),
+        }));
+    }
+    Ok((context.now.since(begun) < SIGNS_WITHIN).then(|| StepOutcome::Again {
+        checkpoint: json(&memory),
+        after: Duration::from_secs(2),
+        note: "a power command was under way and its end is not known; looking for signs that it happened".to_owned(),
+    }))
+}
+
+/// Power that makes the machine boot: on, or a cycle. That it was begun is stored right before the command.
+pub(super) async fn restart(context: &mut Context, access: &BmcAccess) -> Result<(PowerState, PowerAction), StepError> {
+    let id = context.machine.id;
+    let bmcs = context.engine.bmcs.clone();
+    let before = exchange(context, bmcs.power(id, access).await).await?;
+    let action = match before {
+        PowerState::Off => PowerAction::On,
+        PowerState::On | PowerState::Changing => PowerAction::Cycle,
+    };
+    let memory = RestartMemory::of(context);
+    context.memory.data = json(&RestartMemory { begun_at: Some(clock::now()), ..memory });
+    context.keep().await?;
+    let sent = bmcs.set_power(id, access, action).await;
+    if sent.as_ref().is_err_and(|e| !e.may_have_acted()) {
+        // It said no: nothing is on its way, and a new try need not look for it.
+        context.memory.data = json(&memory);
+    }
+    exchange(context, sent).await?;
+    context
+        .engine
+        .note_bmc(id, |status, now| {
+            status.power = Some(PowerState::On);
+            status.power_seen_at = Some(now);
+        })
+        .await?;
+    Ok((before, action))
 }
 
 /// Boot once from the network and a power cycle, with evidence that it happened.
@@ -99,48 +157,21 @@ pub(super) async fn boot_ramdisk(context: &mut Context) -> Result<StepOutcome, S
             note: "the agent is there already".to_owned(),
         });
     }
-    let memory: BootMemory = serde_json::from_value(context.memory.data.clone()).unwrap_or_default();
     let Some(access) = access(context).await? else {
         return Ok(StepOutcome::Done {
             evidence: serde_json::Value::Null,
             note: "no BMC is known: power the machine on, or restart it, with network boot first".to_owned(),
         });
     };
-    // A command may have gone out before this process died: look for signs of life before sending it again.
-    if let Some(begun) = memory.begun_at {
-        let booted = context.engine.store.boots(id, 1).await?.first().is_some_and(|b| b.last_at >= begun);
-        if booted {
-            return Ok(StepOutcome::Done {
-                evidence: serde_json::json!({ "boot_seen_after": begun }),
-                note: "its network boot has begun".to_owned(),
-            });
-        }
-        if context.step.attempts > context.memory.failures && context.now.since(begun) < SIGNS_WITHIN {
-            return Ok(StepOutcome::Again {
-                checkpoint: json(&memory),
-                after: Duration::from_secs(2),
-                note: "a power command was under way when the service stopped; looking for signs that it happened".to_owned(),
-            });
-        }
+    if let Some(outcome) = signs_of_restart(context, RestartMemory::of(context)).await? {
+        return Ok(outcome);
     }
     let firmware = context.machine.firmware.unwrap_or(FirmwareKind::Uefi);
     let bmcs = context.engine.bmcs.clone();
-    context.memory.data = json(&BootMemory { begun_at: Some(context.now) });
+    context.memory.data = json(&RestartMemory::default());
     context.begin_attempt().await?;
     let set = exchange(context, bmcs.set_boot_once(id, &access, BootDevice::Network, firmware).await).await?;
-    let before = exchange(context, bmcs.power(id, &access).await).await?;
-    let action = match before {
-        PowerState::Off => PowerAction::On,
-        PowerState::On | PowerState::Changing => PowerAction::Cycle,
-    };
-    exchange(context, bmcs.set_power(id, &access, action).await).await?;
-    context
-        .engine
-        .note_bmc(id, |status, now| {
-            status.power = Some(PowerState::On);
-            status.power_seen_at = Some(now);
-        })
-        .await?;
+    let (before, action) = restart(context, &access).await?;
     let evidence = serde_json::json!({ "boot": "network", "boot_set": format!("{set:?}"), "firmware": firmware, "power_before": before, "power_action": action });
     Ok(StepOutcome::Done { evidence, note: format!("network boot set, power {action} accepted by the BMC") })
 }
