@@ -14,4 +14,5 @@ pub mod polling;
 pub mod quality;
 pub mod repair;
 pub mod target;
+pub mod wipe;
 pub mod workflow;

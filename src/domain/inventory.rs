@@ -172,6 +172,11 @@ impl DiskRef {
         Some(Self { serial: disk.serial.clone(), wwn: disk.wwn.clone(), size_bytes: disk.size_bytes, name_hint: disk.name.clone() })
     }
 
+    /// Whether `other` means the same disk, under whatever kernel name.
+    pub fn means_same(&self, other: &Self) -> bool {
+        (&self.serial, &self.wwn, self.size_bytes) == (&other.serial, &other.wwn, other.size_bytes)
+    }
+
     /// Whether `disk` is the one meant: every identifier we hold must be there and equal, and the size too.
     pub fn matches(&self, disk: &Disk) -> bool {
         let named = self.serial.is_some() || self.wwn.is_some();

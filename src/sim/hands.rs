@@ -22,7 +22,7 @@ use crate::domain::inventory::{Disk, DiskRef, Inventory};
 use crate::domain::power::FirmwareKind;
 use crate::sim::hardware::Tempo;
 use crate::sim::pace::Pace;
-use crate::wire::agent::{Order, Seed, TaskResult, WipeDisks, WriteImage};
+use crate::wire::agent::{Order, Seed, TaskResult, WipeDisks, WipeEvidence, WipedDisk, WriteImage};
 
 /// A connection may break this often during one download; each time it goes on where it stopped (Range).
 const DOWNLOAD_TRIES: u32 = 5;
@@ -306,12 +306,18 @@ impl SimulatedHands {
         for meant in &order.disks {
             let (disk, system) = disks.find(meant)?;
             *system = None;
-            evidence.push(json!({
-                "disk": disk.name, "serial": disk.serial, "wwn": disk.wwn, "size_bytes": disk.size_bytes, "method": "simulated",
-                "bytes_zeroed": disk.size_bytes, "bytes_read_back": disk.size_bytes, "overwritten_again": 0,
-            }));
+            evidence.push(WipedDisk {
+                disk: disk.name.clone(),
+                serial: disk.serial.clone(),
+                wwn: disk.wwn.clone(),
+                size_bytes: disk.size_bytes,
+                method: "simulated".to_owned(),
+                bytes_zeroed: disk.size_bytes,
+                bytes_read_back: disk.size_bytes,
+                ..WipedDisk::default()
+            });
         }
-        Ok(json!({ "disks": evidence }))
+        Ok(json!(WipeEvidence { disks: evidence }))
     }
 }
 

@@ -11,11 +11,12 @@
 //! | `GET /boot/image/{sha256}` | - | the image file, with Range (RFC 9110 section 14) |
 //!
 //! All but `hello` and the image carry `Authorization: Bearer <token>` from [`Welcome`]. 401 means: say hello again is
-//! not possible (the nonce is used up), so reboot. 410 on a task means: it was withdrawn, drop it.
+//! not possible (the nonce is used up), so stop at the next safe point and reboot. 410 or 404 on a task means: it was
+//! withdrawn, drop it.
 
 use serde::{Deserialize, Serialize};
 
-use crate::domain::id::{MachineId, Name, Sha256, TaskId};
+use crate::domain::id::{MachineId, Name, Serial, Sha256, TaskId};
 use crate::domain::image::ImageFormat;
 use crate::domain::inventory::{DiskRef, Inventory};
 use crate::domain::power::FirmwareKind;
@@ -105,6 +106,31 @@ pub struct Seed {
 pub struct WipeDisks {
     /// Exactly these; an empty list wipes nothing and is an error.
     pub disks: Vec<DiskRef>,
+}
+
+/// Evidence of [`Order::WipeDisks`], in [`TaskResult::Ok`]. Fields may be added; what an agent leaves out proves nothing.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct WipeEvidence {
+    pub disks: Vec<WipedDisk>,
+}
+
+/// What was done to one disk.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct WipedDisk {
+    /// Kernel name; the disk is known by serial, WWN and size.
+    pub disk: String,
+    pub serial: Option<Serial>,
+    pub wwn: Option<String>,
+    pub size_bytes: u64,
+    pub method: String,
+    pub bytes_zeroed: u64,
+    /// Bytes that were read back and are zeros.
+    pub bytes_read_back: u64,
+    /// Ranges that did not read as zeros after the device's own zeroing and were overwritten.
+    pub overwritten_again: u64,
+    pub seconds: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

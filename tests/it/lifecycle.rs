@@ -1,6 +1,7 @@
 //! The engine from hello to active and back, on both engines of the store, with an agent played by the test through the
 //! same intake that the HTTP routes use. No BMC: the machine is switched by hand.
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use hostler::app::intake::{Intake, IntakeError};
@@ -9,34 +10,38 @@ use hostler::clock;
 use hostler::domain::boot::Arch;
 use hostler::domain::id::{Mac, MachineId, RunId, Sha256};
 use hostler::domain::image::{Image, ImageFormat};
-use hostler::domain::inventory::{Disk, Inventory, Nic};
+use hostler::domain::inventory::{Disk, DiskRef, Inventory, Nic};
 use hostler::domain::machine::{DeploySpec, Lifecycle, Want};
 use hostler::domain::power::FirmwareKind;
 use hostler::domain::secret::Secret;
 use hostler::domain::work::StepKind;
 use hostler::engine::{Engine, EngineSettings};
+use hostler::netboot::peers::Peers;
 use hostler::secret::Sealer;
 use hostler::store::Store;
 use hostler::store::agent::AgentSession;
-use hostler::wire::agent::{Hello, Order, PROTOCOL, Task, TaskResult};
+use hostler::wire::agent::{Hello, Order, PROTOCOL, Task, TaskResult, WipeEvidence, WipedDisk};
 
 use crate::support::engines::both;
 
-const MAC: Mac = Mac([0x52, 0x54, 0, 0x77, 0, 1]);
+/// Loopback: nothing is known about it.
+pub(crate) const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+pub(crate) const MAC: Mac = Mac([0x52, 0x54, 0, 0x77, 0, 1]);
 
-struct Site {
-    store: Store,
-    engine: Engine,
-    intake: Intake,
+pub(crate) struct Site {
+    pub store: Store,
+    pub engine: Engine,
+    pub intake: Intake,
 }
 
 impl Site {
-    fn on(store: &Store) -> Self {
-        Self { store: store.clone(), engine: engine(store), intake: Intake::new(store.clone()) }
+    pub fn on(store: &Store) -> Self {
+        let intake = Intake::new(store.clone(), Peers::new(store.clone(), true));
+        Self { store: store.clone(), engine: engine(store), intake }
     }
 
     /// Lets the engine work until nothing is due right now.
-    async fn work(&self) {
+    pub async fn work(&self) {
         for _ in 0..50 {
             let worked = self.engine.tick().await.unwrap();
             self.engine.settle().await;
@@ -47,21 +52,27 @@ impl Site {
         panic!("the engine never rests");
     }
 
-    async fn boot(&self, nonce: &str, inventory: Inventory) -> Result<(MachineId, AgentSession), IntakeError> {
-        let mut tx = self.store.begin().await.unwrap();
-        tx.insert_boot_nonce(nonce, inventory.nics[0].mac, None, clock::now()).await.unwrap();
-        tx.commit().await.unwrap();
+    /// A boot of the machine with this serial, as the desk would have led it here.
+    pub async fn boot(&self, nonce: &str, inventory: Inventory) -> Result<(MachineId, AgentSession), IntakeError> {
+        let known = self.store.machines_by_evidence(None, inventory.system.serial.as_ref(), &[], None).await.unwrap();
+        self.nonce(nonce, inventory.nics[0].mac, known.first().map(|m| m.id)).await;
         let hello = Hello { protocol: PROTOCOL, nonce: nonce.to_owned(), session: clock::fresh_uuid(), inventory };
-        let welcome = self.intake.hello(hello).await?;
+        let welcome = self.intake.hello(hello, HERE).await?;
         let session = self.intake.session(&welcome.token).await?;
         Ok((welcome.machine, session))
     }
 
-    async fn lifecycle(&self, id: MachineId) -> Lifecycle {
+    pub async fn nonce(&self, nonce: &str, mac: Mac, machine: Option<MachineId>) {
+        let mut tx = self.store.begin().await.unwrap();
+        tx.insert_boot_nonce(nonce, mac, machine, clock::now()).await.unwrap();
+        tx.commit().await.unwrap();
+    }
+
+    pub async fn lifecycle(&self, id: MachineId) -> Lifecycle {
         self.store.machine(id).await.unwrap().unwrap().lifecycle
     }
 
-    async fn want(&self, id: MachineId, want: Want) {
+    pub async fn want(&self, id: MachineId, want: Want) {
         let mut m = self.store.machine(id).await.unwrap().unwrap();
         m.want = want;
         let mut tx = self.store.begin().await.unwrap();
@@ -69,20 +80,41 @@ impl Site {
         tx.commit().await.unwrap();
     }
 
-    async fn task(&self, session: &AgentSession) -> Task {
+    pub async fn task(&self, session: &AgentSession) -> Task {
         self.work().await;
         self.intake.next_task(session, Duration::ZERO).await.unwrap().expect("an order")
     }
 
-    async fn done(&self, session: &AgentSession, task: &Task) {
-        let evidence = serde_json::json!({ "test": true });
+    pub async fn done(&self, session: &AgentSession, task: &Task) {
+        let evidence = match &task.order {
+            Order::WipeDisks(wipe) => wiped(&wipe.disks),
+            Order::Inventory | Order::WriteImage(_) | Order::RebootToDisk { .. } | Order::Reboot | Order::PowerOff => {
+                serde_json::json!({ "test": true })
+            }
+        };
+        self.done_with(session, task, evidence).await;
+    }
+
+    pub async fn done_with(&self, session: &AgentSession, task: &Task, evidence: serde_json::Value) {
         self.intake.result(session, task.id, TaskResult::Ok { evidence }).await.unwrap();
         self.work().await;
     }
 
-    async fn run(&self, id: MachineId) -> RunId {
+    pub async fn run(&self, id: MachineId) -> RunId {
         self.store.machine(id).await.unwrap().unwrap().current_run.unwrap()
     }
+}
+
+/// What the agent tells after it read all of these back.
+pub(crate) fn wiped(disks: &[DiskRef]) -> serde_json::Value {
+    let told = disks.iter().map(|d| WipedDisk {
+        serial: d.serial.clone(),
+        wwn: d.wwn.clone(),
+        size_bytes: d.size_bytes,
+        bytes_read_back: d.size_bytes,
+        ..WipedDisk::default()
+    });
+    serde_json::to_value(WipeEvidence { disks: told.collect() }).unwrap()
 }
 
 fn engine(store: &Store) -> Engine {
@@ -91,7 +123,7 @@ fn engine(store: &Store) -> Engine {
     Engine::new(store.clone(), Bmcs::new(BmcSettings::default()), Sealer::from_key(&Secret::new([7; 32])), settings)
 }
 
-fn inventory() -> Inventory {
+pub(crate) fn inventory() -> Inventory {
     let mut inv = Inventory {
         arch: Some(Arch::X86_64),
         memory_bytes: 1 << 30,
@@ -125,7 +157,7 @@ fn image() -> Image {
     }
 }
 
-fn deploy() -> Want {
+pub(crate) fn deploy() -> Want {
     Want::Deploy(Box::new(DeploySpec {
         image: "debian-12".parse().unwrap(),
         hostname: Some("web-1".parse().unwrap()),
@@ -137,7 +169,7 @@ fn deploy() -> Want {
 }
 
 /// Discovered, accepted, enrolled.
-async fn ready(site: &Site) -> (MachineId, AgentSession) {
+pub(crate) async fn ready(site: &Site) -> (MachineId, AgentSession) {
     let (id, session) = site.boot("n1", inventory()).await.unwrap();
     site.work().await;
     assert_eq!(site.lifecycle(id).await, Lifecycle::Discovered);
@@ -151,13 +183,13 @@ async fn ready(site: &Site) -> (MachineId, AgentSession) {
     (id, session)
 }
 
-async fn with_image(site: &Site) {
+pub(crate) async fn with_image(site: &Site) {
     let mut tx = site.store.begin().await.unwrap();
     tx.put_image(&image()).await.unwrap();
     tx.commit().await.unwrap();
 }
 
-fn phone_token(task: &Task) -> String {
+pub(crate) fn phone_token(task: &Task) -> String {
     let Order::WriteImage(write) = &task.order else { panic!("{:?}", task.order) };
     let vendor = &write.seed.as_ref().unwrap().vendor_data;
     vendor.split("/phone-home/").nth(1).unwrap().chars().take_while(char::is_ascii_hexdigit).collect()
@@ -199,6 +231,54 @@ async fn a_machine_goes_from_hello_to_active_and_back_to_ready() {
         site.done(&session, &wipe).await;
         let m = site.store.machine(id).await.unwrap().unwrap();
         assert_eq!((m.lifecycle, m.image, m.written_disks), (Lifecycle::Ready, None, vec![]), "{}", on.name);
+    }
+}
+
+/// A machine whose system was written, in its release, its agent there.
+async fn releasing(site: &Site, inventory: Inventory) -> (MachineId, AgentSession) {
+    let (id, _) = ready(site).await;
+    let mut m = site.store.machine(id).await.unwrap().unwrap();
+    m.lifecycle = Lifecycle::Active;
+    m.written_disks = inventory.disks.iter().take(1).filter_map(DiskRef::to).collect();
+    m.want = Want::Release;
+    let mut tx = site.store.begin().await.unwrap();
+    tx.update_machine(&m, Some(clock::now())).await.unwrap();
+    tx.commit().await.unwrap();
+    site.work().await;
+    site.boot("n2", inventory).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_wipe_that_is_not_proven_makes_no_machine_ready() {
+    for evidence in [serde_json::json!({ "test": true }), wiped(&[])] {
+        for on in both().await {
+            let site = Site::on(&on.store);
+            let (id, session) = releasing(&site, inventory()).await;
+            let wipe = site.task(&session).await;
+            site.done_with(&session, &wipe, evidence.clone()).await;
+            let m = site.store.machine(id).await.unwrap().unwrap();
+            let fault = m.fault.expect("a fault");
+            assert_eq!((m.lifecycle, fault.code.as_str()), (Lifecycle::Releasing, "wipe_not_proven"), "{}", on.name);
+            assert!(fault.what.contains("DISK1"), "{}", fault.what);
+            assert_eq!(m.written_disks.len(), 1, "it still counts as holding data");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_disk_that_became_read_only_stops_the_release() {
+    for on in both().await {
+        let site = Site::on(&on.store);
+        let mut worn = inventory();
+        worn.disks[0].read_only = true;
+        let (id, session) = releasing(&site, worn).await;
+        site.work().await;
+        assert_eq!(site.intake.next_task(&session, Duration::ZERO).await.unwrap(), None, "nothing is ordered");
+        let m = site.store.machine(id).await.unwrap().unwrap();
+        let fault = m.fault.expect("a fault");
+        assert_eq!((m.lifecycle, fault.code.as_str()), (Lifecycle::Releasing, "disk_not_wipeable"), "{}", on.name);
+        assert!(fault.remedy.contains("take the disk out"), "{}", fault.remedy);
+        assert_eq!(m.written_disks.len(), 1);
     }
 }
 
@@ -246,11 +326,9 @@ async fn a_failed_write_stops_with_a_fault_that_says_what_to_do() {
 async fn an_agent_of_another_machine_cannot_use_a_boot_that_was_not_its_own() {
     for on in both().await {
         let site = Site::on(&on.store);
-        let mut tx = site.store.begin().await.unwrap();
-        tx.insert_boot_nonce("stolen", Mac([2, 2, 2, 2, 2, 2]), None, clock::now()).await.unwrap();
-        tx.commit().await.unwrap();
+        site.nonce("stolen", Mac([2, 2, 2, 2, 2, 2]), None).await;
         let hello = Hello { protocol: PROTOCOL, nonce: "stolen".to_owned(), session: clock::fresh_uuid(), inventory: inventory() };
-        assert!(matches!(site.intake.hello(hello).await, Err(IntakeError::Refused(_))), "{}", on.name);
+        assert!(matches!(site.intake.hello(hello, HERE).await, Err(IntakeError::Refused(_))), "{}", on.name);
         assert!(site.store.machines().await.unwrap().is_empty());
     }
 }

@@ -13,7 +13,7 @@ use crate::agent::task::TaskError;
 use crate::agent::task::disk::Devices;
 use crate::agent::task::target::{Buffer, Target, is_zero};
 use crate::domain::inventory::Disk;
-use crate::wire::agent::WipeDisks;
+use crate::wire::agent::{WipeDisks, WipeEvidence, WipedDisk};
 
 /// Zeroed in one call; between two calls a withdrawn task stops.
 const STRIDE: u64 = 64 << 20;
@@ -70,21 +70,27 @@ pub fn wipe_disks(devices: &Devices, order: &WipeDisks, progress: &Progress) -> 
     let mut failed: Option<TaskError> = None;
     for (disk, secs, result) in results {
         match result {
-            Ok(wiped) => evidence.push(json!({
-                "disk": disk.name, "serial": disk.serial, "wwn": disk.wwn, "size_bytes": disk.size_bytes, "method": wiped.method,
-                "bytes_zeroed": wiped.bytes, "bytes_read_back": wiped.read_back_bytes, "overwritten_again": wiped.overwritten_again,
-                "seconds": secs,
-            })),
+            Ok(wiped) => evidence.push(WipedDisk {
+                disk: disk.name.clone(),
+                serial: disk.serial.clone(),
+                wwn: disk.wwn.clone(),
+                size_bytes: disk.size_bytes,
+                method: wiped.method.to_owned(),
+                bytes_zeroed: wiped.bytes,
+                bytes_read_back: wiped.read_back_bytes,
+                overwritten_again: wiped.overwritten_again,
+                seconds: secs,
+            }),
             Err(e) => failed = Some(TaskError { message: format!("{}: {e}", disk.name), ..e }),
         }
     }
     match failed {
         Some(e) if evidence.is_empty() => Err(e),
         Some(e) => {
-            let done: Vec<_> = evidence.iter().filter_map(|disk| disk["disk"].as_str()).collect();
+            let done: Vec<_> = evidence.iter().map(|wiped| wiped.disk.as_str()).collect();
             Err(TaskError { message: format!("{e} (wiped and read back: {})", done.join(", ")), ..e })
         }
-        None => Ok(json!({ "disks": evidence })),
+        None => Ok(json!(WipeEvidence { disks: evidence })),
     }
 }
 

@@ -8,11 +8,12 @@ use serde::{Deserialize, Serialize};
 use crate::clock;
 use crate::decide::boot_timeline::diagnose;
 use crate::decide::target::{Choice, choose_disk};
+use crate::decide::wipe;
 use crate::domain::id::TaskId;
 use crate::domain::inventory::DiskRef;
 use crate::domain::machine::{DeploySpec, Want};
 use crate::domain::time::{Timestamp, spoken};
-use crate::domain::work::{StepKind, StepOutcome};
+use crate::domain::work::{Hazard, StepKind, StepOutcome};
 use crate::engine::execute::{Context, json};
 use crate::engine::steps::{StepError, is_alive};
 use crate::store::agent::{StoredTask, TaskState};
@@ -57,7 +58,8 @@ struct OrderMemory {
 }
 
 /// Gives the order once, then follows it. The order's row, the attempt and the checkpoint that names it are written in
-/// one transaction: after a crash the same order is followed, never a second one given.
+/// one transaction: after a crash the same order is followed, never a second one given. Should that order be gone all the
+/// same, only a repeatable one is given anew; one that writes or wipes parks the run, since how far it came is not known.
 async fn follow(context: &mut Context, order: impl FnOnce(&Context) -> Result<Given, StepError>) -> Result<Followed, StepError> {
     let mut memory: OrderMemory = serde_json::from_value(context.memory.data.clone()).unwrap_or_default();
     let store = context.engine.store.clone();
@@ -65,9 +67,16 @@ async fn follow(context: &mut Context, order: impl FnOnce(&Context) -> Result<Gi
         Some(id) => store.task(id).await?.filter(|t| t.state != TaskState::Withdrawn),
         None => None,
     };
-    let task = match known {
-        Some(task) => task,
-        None => {
+    let task = match (known, memory.task, context.step.kind.hazard()) {
+        (Some(task), _, _) => task,
+        (None, Some(_), Hazard::Destructive) => {
+            return Err(StepError::lasting(
+                "order_lost",
+                format!("the order that {} was given was withdrawn before it ended, so how far it came is not known", context.machine.name),
+                "look at the agent's log, then retry, which does the step anew, or abort",
+            ));
+        }
+        (None, None, Hazard::Destructive) | (None, _, Hazard::Repeatable | Hazard::Once) => {
             let given = order(context)?;
             let id = TaskId(clock::fresh_uuid());
             memory = OrderMemory { task: Some(id), ..OrderMemory::default() };
@@ -77,7 +86,7 @@ async fn follow(context: &mut Context, order: impl FnOnce(&Context) -> Result<Gi
     };
     if let Some(result) = task.result {
         return match result {
-            TaskResult::Ok { evidence } => Ok(Followed::Done(evidence)),
+            TaskResult::Ok { evidence } => Ok(Followed::Done { evidence, order: task.order }),
             TaskResult::Failed { code, message, retry } => {
                 // A new try gets a new order.
                 context.memory.data = serde_json::Value::Null;
@@ -113,7 +122,7 @@ impl From<Order> for Given {
 }
 
 enum Followed {
-    Done(serde_json::Value),
+    Done { evidence: serde_json::Value, order: Order },
     Again(StepOutcome),
 }
 
@@ -152,7 +161,7 @@ async fn give(context: &mut Context, id: TaskId, given: &Given, memory: &OrderMe
     if let Some(token) = phone_token {
         tx.insert_phone_home(token, context.machine.id, context.run.id, now).await?;
     }
-    tx.insert_task(id, context.machine.id, Some(context.step.id), context.step.fence, order, now).await?;
+    tx.insert_task(id, context.machine.id, Some(context.step.id), order, now).await?;
     tx.commit().await?;
     Ok(())
 }
@@ -160,7 +169,7 @@ async fn give(context: &mut Context, id: TaskId, given: &Given, memory: &OrderMe
 pub(super) async fn take_inventory(context: &mut Context) -> Result<StepOutcome, StepError> {
     match follow(context, |_| Ok(Order::Inventory.into())).await? {
         Followed::Again(again) => Ok(again),
-        Followed::Done(_) => {
+        Followed::Done { .. } => {
             let Some((inventory, at)) = context.engine.store.inventory(context.machine.id).await? else {
                 return Err(StepError::passing("no_inventory", "the agent said it sent an inventory and none arrived", "retry"));
             };
@@ -232,7 +241,7 @@ pub(super) async fn write_image(context: &mut Context) -> Result<StepOutcome, St
     .await?;
     match followed {
         Followed::Again(again) => Ok(again),
-        Followed::Done(evidence) => Ok(StepOutcome::Done { evidence, note: format!("{} stands on {disk}, verified", image.name) }),
+        Followed::Done { evidence, .. } => Ok(StepOutcome::Done { evidence, note: format!("{} stands on {disk}, verified", image.name) }),
     }
 }
 
@@ -263,38 +272,37 @@ pub(super) async fn wipe_disks(context: &mut Context) -> Result<StepOutcome, Ste
     let Some((inventory, _)) = store.inventory(context.machine.id).await? else {
         return Err(StepError::lasting("no_inventory", "no inventory is known, so the disks to wipe are not".to_owned(), "abort the run"));
     };
-    let name = &context.machine.name;
-    let mut disks = Vec::new();
-    for disk in inventory.fixed_disks() {
-        match DiskRef::to(disk) {
-            Some(disk) => disks.push(disk),
-            None => {
-                return Err(StepError::lasting(
-                    "disk_without_identity",
-                    format!("the disk {} of {name} has neither serial nor WWN, so it cannot be named safely for a wipe", disk.name),
-                    "wipe it by hand, then abort and forget the machine",
-                ));
-            }
-        }
-    }
-    for written in &context.machine.written_disks {
-        if !disks.contains(written) && !inventory.disks.iter().any(|d| written.matches(d)) {
-            return Err(StepError::lasting(
-                "written_disk_missing",
-                format!("{written} of {name} was written by us and is not in the machine now"),
-                "put the disk back and retry; if it is gone for good, abort and forget the machine, and treat the disk as holding data",
-            ));
-        }
-    }
-    if disks.is_empty() {
+    let wanted = wipe::order(&inventory, &context.machine.written_disks, context.machine.name.as_str())
+        .map_err(|wipe::Refusal { code, what, remedy }| StepError::lasting(code, what, remedy))?;
+    if wanted.is_empty() {
         return Ok(StepOutcome::Done {
             evidence: serde_json::json!({ "disks": [] }),
             note: "the machine has no fixed disk; nothing was wiped".to_owned(),
         });
     }
-    let count = disks.len();
-    match follow(context, |_| Ok(Order::WipeDisks(WipeDisks { disks }).into())).await? {
-        Followed::Again(again) => Ok(again),
-        Followed::Done(evidence) => Ok(StepOutcome::Done { evidence, note: format!("{count} disks wiped and read back as zeros") }),
+    let disks = wanted.clone();
+    let (evidence, order) = match follow(context, |_| Ok(Order::WipeDisks(WipeDisks { disks }).into())).await? {
+        Followed::Again(again) => return Ok(again),
+        Followed::Done { evidence, order } => (evidence, order),
+    };
+    // The order as it was given, and the machine as it is now: both must be covered.
+    let Order::WipeDisks(WipeDisks { disks: ordered }) = order else {
+        return Err(StepError::lasting("order_lost", "the order of this step was not a wipe", "retry, which does the step anew"));
+    };
+    if let Some(disk) = wanted.iter().find(|d| !ordered.iter().any(|o| o.means_same(d))) {
+        context.memory.data = serde_json::Value::Null;
+        return Err(StepError::passing(
+            "disks_changed",
+            format!("{disk} of {} came or changed while its disks were wiped, so it was not wiped", context.machine.name),
+            "retry, which wipes all disks anew",
+        ));
     }
+    if let Err(why) = wipe::proven(&ordered, &evidence) {
+        return Err(StepError::lasting(
+            "wipe_not_proven",
+            format!("the wipe of {} is not proven: {why}", context.machine.name),
+            "build the ramdisk again (pxe/build) so that agent and service are of one version, then retry; until then its disks hold data",
+        ));
+    }
+    Ok(StepOutcome::Done { evidence, note: format!("{} disks wiped and read back as zeros", ordered.len()) })
 }
