@@ -311,7 +311,8 @@ impl Link {
             if unchanged % 10 != 0 {
                 continue;
             }
-            // A lost post is no harm: the next one says more. Only the server's word cancels.
+            // A lost post is no harm: the next one says more. Only the server's word cancels: that the task was withdrawn, or
+            // that it knows the task or this boot no more (the machine was forgotten).
             match self.ask(self.http.post(&url).bearer_auth(token).json(&now)).await {
                 Answer::Good(_, body) => {
                     if serde_json::from_slice::<ProgressReply>(&body).is_ok_and(|reply| reply.cancel) {
@@ -319,7 +320,7 @@ impl Link {
                     }
                     sent = Some(now);
                 }
-                Answer::No(StatusCode::GONE, _) => progress.cancel(),
+                Answer::No(StatusCode::GONE | StatusCode::NOT_FOUND | StatusCode::UNAUTHORIZED, _) => progress.cancel(),
                 Answer::No(..) | Answer::Later(_) => {}
             }
         }

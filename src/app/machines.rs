@@ -374,23 +374,32 @@ impl App {
     /// Drops the record of a machine. Touches nothing on the machine; its events stay.
     ///
     /// # Errors
-    /// `NotFound`, `Forbidden`.
+    /// `NotFound`, `Forbidden`, `Refused` while a run works on it.
     pub async fn forget(&self, actor: &Actor, id: MachineId) -> Result<()> {
         need(actor, Role::Operator)?;
-        let Read { machine, run } = self.read(id).await?;
-        allowed(&machine, run.as_ref(), Verb::Forget)?;
-        let now = clock::now();
-        let detail = serde_json::json!({
-            "serial": machine.serial, "uuid": machine.uuid, "macs": machine.macs, "lifecycle": machine.lifecycle, "written_disks": machine.written_disks,
-        });
-        let mut text = format!("{} forgot {}.", actor.name, machine.name);
-        if !machine.written_disks.is_empty() {
-            text.push_str(&format!(" Its {} written disks were not wiped.", machine.written_disks.len()));
+        for _ in 0..=TRIES {
+            let Read { machine, run } = self.read(id).await?;
+            allowed(&machine, run.as_ref(), Verb::Forget)?;
+            let now = clock::now();
+            let detail = serde_json::json!({
+                "serial": machine.serial, "uuid": machine.uuid, "macs": machine.macs, "lifecycle": machine.lifecycle, "written_disks": machine.written_disks,
+            });
+            let mut text = format!("{} forgot {}.", actor.name, machine.name);
+            if !machine.written_disks.is_empty() {
+                text.push_str(&format!(" Its {} written disks were not wiped.", machine.written_disks.len()));
+            }
+            let mut tx = self.store().begin().await?;
+            // A run that started since the look above raised the revision.
+            match tx.lock_machine(id, machine.rev).await {
+                Ok(()) => {}
+                Err(StoreError::Conflict) => continue,
+                Err(e) => return Err(e.into()),
+            }
+            tx.delete_machine(id).await?;
+            self.machine_deed(actor, now, "machine.forgotten", &machine, detail, text).record(&mut tx).await?;
+            return Ok(tx.commit().await?);
         }
-        let mut tx = self.store().begin().await?;
-        tx.delete_machine(id).await?;
-        self.machine_deed(actor, now, "machine.forgotten", &machine, detail, text).record(&mut tx).await?;
-        Ok(tx.commit().await?)
+        Err(AppError::Contended)
     }
 
     /// One row of the list, for answers.

@@ -61,8 +61,12 @@ pub fn can(machine: &Machine, run: Option<&Run>, verb: Verb) -> Result<(), Reaso
             }
             (Some(_), _) => Ok(()),
         },
-        // Dropping a record touches nothing on the machine, so it is always possible.
-        Verb::Forget => Ok(()),
+        // Dropping a record touches nothing on the machine. What a run has begun there must be stopped first: without the
+        // record nobody could.
+        Verb::Forget => match run_state {
+            Some(RunState::Running) => no(format!("a run is working on {name}"), format!("hostler machine abort {name} first")),
+            Some(RunState::Failed | RunState::Done | RunState::Aborted) | None => Ok(()),
+        },
     }
 }
 
@@ -70,7 +74,10 @@ pub fn can(machine: &Machine, run: Option<&Run>, verb: Verb) -> Result<(), Reaso
 mod tests {
     use super::*;
     use crate::decide::discovery::tests::machine;
+    use crate::domain::id::RunId;
     use crate::domain::machine::Hold;
+    use crate::domain::time::Timestamp;
+    use crate::domain::work::RunKind;
 
     #[test]
     fn every_state_has_a_way_out() {
@@ -78,6 +85,29 @@ mod tests {
             let mut m = machine(1, None, None, &[]);
             m.lifecycle = state;
             assert_eq!(can(&m, None, Verb::Forget), Ok(()), "{state}");
+        }
+    }
+
+    #[test]
+    fn a_machine_that_a_run_works_on_is_aborted_before_it_is_forgotten() {
+        let mut m = machine(1, None, None, &[]);
+        m.lifecycle = Lifecycle::Releasing;
+        let mut run = Run {
+            id: RunId(uuid::Uuid::from_u128(1)),
+            machine: m.id,
+            kind: RunKind::Release,
+            state: RunState::Running,
+            started_at: Timestamp(0),
+            ended_at: None,
+            actor: "kim".into(),
+            steps: vec![],
+        };
+        let reason = can(&m, Some(&run), Verb::Forget).unwrap_err();
+        assert!(reason.hint.contains("hostler machine abort m1"), "{reason:?}");
+        assert_eq!(can(&m, Some(&run), Verb::Abort), Ok(()), "the way out");
+        for state in [RunState::Failed, RunState::Done, RunState::Aborted] {
+            run.state = state;
+            assert_eq!(can(&m, Some(&run), Verb::Forget), Ok(()), "{state}");
         }
     }
 

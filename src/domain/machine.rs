@@ -96,7 +96,7 @@ pub enum Verb {
     Abort,
     /// Change power through the BMC.
     Power,
-    /// Drop the record. Touches nothing on the machine.
+    /// Drop the record. Touches nothing on the machine, so not while a run works on it.
     Forget,
 }
 text_form!(Verb { Accept = "accept", Deploy = "deploy", Release = "release", Retry = "retry", Abort = "abort", Power = "power", Forget = "forget" });

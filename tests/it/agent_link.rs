@@ -29,6 +29,8 @@ struct Book {
     result_answers: VecDeque<StatusCode>,
     progress: Vec<TaskProgress>,
     cancel: bool,
+    /// What progress is answered with, if not as it should be.
+    when_told: Option<StatusCode>,
     logs: Vec<String>,
     inventories: Vec<Inventory>,
 }
@@ -58,10 +60,13 @@ async fn result(State(book): State<Shared>, Path(id): Path<Uuid>, Json(result): 
     book.result_answers.pop_front().unwrap_or(StatusCode::NO_CONTENT)
 }
 
-async fn progress(State(book): State<Shared>, Path(_): Path<Uuid>, Json(progress): Json<TaskProgress>) -> Json<ProgressReply> {
+async fn progress(State(book): State<Shared>, Path(_): Path<Uuid>, Json(progress): Json<TaskProgress>) -> Response {
     let mut book = book.lock().unwrap();
     book.progress.push(progress);
-    Json(ProgressReply { cancel: book.cancel })
+    match book.when_told {
+        Some(status) => status.into_response(),
+        None => Json(ProgressReply { cancel: book.cancel }).into_response(),
+    }
 }
 
 async fn log(State(book): State<Shared>, Json(batch): Json<LogBatch>) -> StatusCode {
@@ -202,6 +207,34 @@ async fn a_withdrawn_task_is_told_by_the_answer_to_its_progress() {
     let book = book.lock().unwrap();
     assert_eq!(book.progress[0], TaskProgress { phase: "write".into(), done: 5, total: 10 });
     assert!(matches!(&book.results[0].1, TaskResult::Failed { code, .. } if code == "cancelled"));
+}
+
+#[tokio::test]
+async fn an_agent_whose_machine_was_forgotten_stops_what_it_does() {
+    for status in [StatusCode::UNAUTHORIZED, StatusCode::NOT_FOUND, StatusCode::GONE] {
+        let tasks = [order(1, 1, Order::PowerOff)].into();
+        // The hands work until they are cancelled: without that this never ends.
+        let (ending, _, book) = run(Book { tasks, when_told: Some(status), ..Book::default() }, true).await;
+        assert_eq!(ending.unwrap(), Ending::Reboot, "{status}");
+        assert!(matches!(&book.lock().unwrap().results[0].1, TaskResult::Failed { code, .. } if code == "cancelled"), "{status}");
+    }
+}
+
+#[tokio::test]
+async fn a_server_in_trouble_cancels_nothing() {
+    let tasks = [order(1, 1, Order::PowerOff)].into();
+    let (server, book) = serve(Book { tasks, when_told: Some(StatusCode::INTERNAL_SERVER_ERROR), ..Book::default() }).await;
+    let link = Link::new(&server, "n1", quick()).unwrap();
+    let mut hands = Counting { done: Vec::new(), until_cancelled: true, outbox: link.outbox() };
+    let told = async {
+        while book.lock().unwrap().progress.len() < 3 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::select! {
+        ending = link.run(&mut hands) => panic!("{ending:?}"),
+        told = tokio::time::timeout(Duration::from_secs(20), told) => told.expect("progress is told again"),
+    }
 }
 
 #[tokio::test]

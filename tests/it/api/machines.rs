@@ -309,6 +309,27 @@ async fn the_event_stream_replays_what_was_missed_and_then_follows() {
 }
 
 #[tokio::test]
+async fn a_machine_that_a_run_works_on_is_not_forgotten_before_the_run_is_given_up() {
+    for on in both().await {
+        let api = Api::on(&on.store).await;
+        let token = api.token(Role::Operator).await;
+        import(&api, &token, LIST).await;
+        let id = api.app.find_machine("s1").await.unwrap();
+        running(&on.store, id, RunKind::Release, Lifecycle::Releasing, RunState::Running).await;
+        let path = format!("/api/v1/machines/{id}");
+        let view: Value = api.get(&path, &token).await.json().await.unwrap();
+        let verbs = view["verbs"].as_array().or_else(|| view["machine"]["verbs"].as_array()).unwrap();
+        let shown = verbs.iter().find(|v| v["verb"] == "forget").unwrap();
+        assert_eq!(shown["allowed"], false, "{}: page and API say the same", on.name);
+        let body = problem(api.request(Method::DELETE, &path, &token).send().await.unwrap(), 409, "not_now").await;
+        assert!(body["hint"].as_str().unwrap().contains("hostler machine abort s1"), "{body}");
+        assert_eq!(api.post(&format!("{path}/abort"), &token, &json!({})).await.status(), 200);
+        assert_eq!(api.request(Method::DELETE, &path, &token).send().await.unwrap().status(), 204, "{}", on.name);
+        assert_eq!(on.store.machine(id).await.unwrap(), None);
+    }
+}
+
+#[tokio::test]
 async fn an_uploaded_image_is_checked_and_replaced_and_its_bytes_go_with_its_last_name() {
     for on in both().await {
         let api = Api::on(&on.store).await;
