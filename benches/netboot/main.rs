@@ -22,6 +22,7 @@ use hostler::netboot::boot_files::BootFiles;
 use hostler::netboot::desk::{Desk, DeskSettings};
 use hostler::netboot::dhcp::{DhcpConfig, DhcpMode, DhcpServer};
 use hostler::netboot::leases::Subnet;
+use hostler::netboot::peers::Peers;
 use hostler::netboot::socket::Interface;
 use hostler::netboot::tftp::{TftpConfig, TftpEvent, TftpFiles, TftpRefusal, TftpServer};
 use hostler::store::{Store, StoreConfig};
@@ -85,7 +86,7 @@ async fn serve_dhcp(interface: &str, network: &str, pool: &str, state: &Path) ->
     let store = Store::open(&StoreConfig::Sqlite { path: state.join("hostler.db") }).await?;
     let http: hostler::wire::ipxe::ServerUrl = SocketAddrV4::new(interface.address, 8081).into();
     let files = BootFiles::from_loaders(Loader::ALL.map(|l| (l, Bytes::new())));
-    let desk = Desk::new(store.clone(), DeskSettings::new(http.clone()), files);
+    let desk = Desk::new(store.clone(), DeskSettings::new(http.clone()), files, Peers::new(store.clone(), true));
     let subnet = Subnet {
         network: network.parse::<Ipv4Addr>()?,
         prefix: prefix.parse()?,

@@ -1,6 +1,7 @@
 //! What machines say about themselves: agents' hellos, results, inventories and logs, and the calls of deployed systems.
 //! Everything here comes from the provisioning network and is hostile until proven: capped, matched, never obeyed.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use tokio::sync::broadcast::error::RecvError;
@@ -13,8 +14,10 @@ use crate::domain::id::{EventId, Mac, MachineId, Name, RunId, TaskId};
 use crate::domain::inventory::Inventory;
 use crate::domain::machine::{BootIntent, Hardware, Lifecycle, Machine, Want};
 use crate::domain::time::Timestamp;
+use crate::netboot::peers::{Peers, Sight};
 pub use crate::store::agent::AgentSession as Session;
 use crate::store::agent::TaskState;
+use crate::store::boots::NonceUse;
 use crate::store::facts::{BootMarkFact, Fact};
 use crate::store::{Store, StoreError, Tx, token_hash};
 use crate::wire::agent::{Hello, LogBatch, Order, PROTOCOL, ProgressReply, Task, TaskProgress, TaskResult, Welcome};
@@ -48,15 +51,16 @@ type Result<T> = std::result::Result<T, IntakeError>;
 #[derive(Clone)]
 pub struct Intake {
     store: Store,
+    peers: Peers,
 }
 
 impl Intake {
-    pub fn new(store: Store) -> Self {
-        Self { store }
+    pub fn new(store: Store, peers: Peers) -> Self {
+        Self { store, peers }
     }
 
-    /// An agent says hello: finds or makes the machine's record, opens a session.
-    pub async fn hello(&self, hello: Hello) -> Result<Welcome> {
+    /// An agent says hello from `peer`: finds or makes the machine's record, opens a session.
+    pub async fn hello(&self, hello: Hello, peer: IpAddr) -> Result<Welcome> {
         if hello.protocol == 0 || hello.protocol > PROTOCOL {
             return Err(IntakeError::Refused(format!(
                 "this agent speaks protocol {}, the service {PROTOCOL}; build the ramdisk again (pxe/build)",
@@ -67,7 +71,7 @@ impl Intake {
         let notes = inventory.cap();
         let token = clock::fresh_token();
         for _ in 0..TRIES {
-            match self.try_hello(&hello.nonce, hello.session, &inventory, &notes, &token).await {
+            match self.try_hello(&hello.nonce, hello.session, &inventory, &notes, &token, peer).await {
                 Err(IntakeError::Store(StoreError::Conflict)) => {}
                 other => return other,
             }
@@ -75,13 +79,28 @@ impl Intake {
         Err(IntakeError::Store(StoreError::Conflict))
     }
 
-    async fn try_hello(&self, nonce: &str, session: uuid::Uuid, inventory: &Inventory, notes: &[String], token: &str) -> Result<Welcome> {
+    async fn try_hello(
+        &self,
+        nonce: &str,
+        session: uuid::Uuid,
+        inventory: &Inventory,
+        notes: &[String],
+        token: &str,
+        peer: IpAddr,
+    ) -> Result<Welcome> {
         let now = clock::now();
         let evidence = evidence_of(inventory);
         if evidence.macs.is_empty() {
             return Err(IntakeError::Refused("the agent reported no network card, so it cannot be told which machine this is".to_owned()));
         }
         let candidates = self.store.machines_by_evidence(evidence.uuid, evidence.serial.as_ref(), &evidence.macs, None).await?;
+        let joined = join(&evidence, &candidates);
+        let known = match &joined {
+            Join::Same { machine, .. } => candidates.iter().find(|c| c.id == *machine),
+            Join::New { .. } | Join::Unclear { .. } => None,
+        };
+        let cards: Vec<Mac> = evidence.macs.iter().chain(known.iter().flat_map(|m| &m.macs)).copied().collect();
+        let sight = self.peers.look(peer, &cards).await?;
         let mut tx = self.store.begin().await?;
         let Some(used) = tx.use_boot_nonce(nonce, session, now).await? else {
             return Err(IntakeError::Refused(
@@ -91,7 +110,15 @@ impl Intake {
         if !evidence.macs.contains(&used.mac) {
             return Err(IntakeError::Refused(format!("this boot was given to {}, which is not a network card of this machine", used.mac)));
         }
-        let mut machine = match join(&evidence, &candidates) {
+        if let Err(why) = entitled(&used, known, &evidence, &sight) {
+            drop(tx);
+            if let Some(m) = known {
+                let text = format!("An agent at {peer} said hello as {} and was refused: {why}.", m.name);
+                self.peers.tell(m.id, "machine.hello_refused", text).await?;
+            }
+            return Err(IntakeError::Refused(why));
+        }
+        let mut machine = match joined {
             Join::Same { machine, new_macs, lost_macs } => {
                 let Some(mut m) = candidates.iter().find(|c| c.id == machine).cloned() else {
                     return Err(IntakeError::Store(StoreError::Conflict));
@@ -129,7 +156,6 @@ impl Intake {
                 TaskId(clock::fresh_uuid()),
                 machine.id,
                 None,
-                0,
                 &Order::RebootToDisk { disk: machine.written_disks.first().cloned() },
                 now,
             )
@@ -305,6 +331,27 @@ fn wants_its_disk(m: &Machine) -> bool {
     let settled = m.lifecycle == Lifecycle::Active && m.want == Want::Nothing && m.current_run.is_none();
     let booting = m.lifecycle == Lifecycle::Deploying && m.boot_intent == Some(BootIntent::LocalDisk);
     settled || booting
+}
+
+/// Whether an agent may speak for the record its inventory leads to. Anyone on the provisioning network can say anything in
+/// an inventory: for a machine past discovery the boot must have been given to that very machine, to a card of its record,
+/// and nothing known about the peer's address may contradict it. `Err` is a sentence for the agent.
+fn entitled(used: &NonceUse, known: Option<&Machine>, evidence: &Evidence, sight: &Sight) -> std::result::Result<(), String> {
+    let accepted = known.filter(|m| m.lifecycle.is_accepted());
+    if let Some(m) = accepted.filter(|m| used.machine != Some(m.id)) {
+        return Err(format!(
+            "this boot was not given to {}, which the inventory names; restart it from the network, and if that does not help forget {}              and accept it again",
+            m.name, m.name
+        ));
+    }
+    let cards = match accepted {
+        Some(m) => m.macs.iter().copied().chain([used.mac]).collect(),
+        None => evidence.macs.clone(),
+    };
+    match sight.contradiction(&cards) {
+        Some(why) => Err(format!("this is not the machine that the boot was given to: {why}")),
+        None => Ok(()),
+    }
 }
 
 fn evidence_of(inventory: &Inventory) -> Evidence {

@@ -7,7 +7,7 @@ use axum::Router;
 use axum::body::Bytes;
 use axum::extract::{DefaultBodyLimit, FromRef, FromRequestParts, State};
 use axum::http::request::Parts;
-use axum::http::{StatusCode, header};
+use axum::http::{Extensions, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use serde::Deserialize;
@@ -16,6 +16,7 @@ use crate::app::intake::{Intake, IntakeError, Session};
 use crate::domain::id::TaskId;
 use crate::domain::inventory::Inventory;
 use crate::http::error::{Json, Path, Problem, Query};
+use crate::http::frame::Peer;
 use crate::wire::agent::{Hello, LogBatch, Refusal, TaskProgress, TaskResult};
 
 /// 512 disks and 1024 PCI devices as JSON stay below this.
@@ -66,8 +67,8 @@ fn answer(e: IntakeError) -> Response {
     }
 }
 
-async fn hello(State(intake): State<Intake>, Json(hello): Json<Hello>) -> Response {
-    match intake.hello(hello).await {
+async fn hello(State(intake): State<Intake>, extensions: Extensions, Json(hello): Json<Hello>) -> Response {
+    match intake.hello(hello, Peer::of(&extensions)).await {
         Ok(welcome) => axum::Json(welcome).into_response(),
         Err(e) => {
             tracing::info!(why = %e, "an agent's hello was refused");

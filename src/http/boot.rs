@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::{Request, State};
-use axum::http::{StatusCode, header};
+use axum::http::{Extensions, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use serde::Deserialize;
@@ -56,7 +56,7 @@ struct Asked {
     arch: String,
 }
 
-async fn script(State(routes): State<BootRoutes>, Query(asked): Query<Asked>) -> Response {
+async fn script(State(routes): State<BootRoutes>, Query(asked): Query<Asked>, extensions: Extensions) -> Response {
     let Ok(mac) = asked.mac.parse::<Mac>() else {
         return Problem::new(StatusCode::BAD_REQUEST, "bad_mac", "the query names no MAC address").into_response();
     };
@@ -67,7 +67,7 @@ async fn script(State(routes): State<BootRoutes>, Query(asked): Query<Asked>) ->
         platform: asked.platform,
         arch: asked.arch,
     };
-    match routes.desk.script(&query).await {
+    match routes.desk.script(&query, Peer::of(&extensions)).await {
         Ok(script) => text(script),
         Err(e @ DeskError::Platform { .. }) => Problem::new(StatusCode::NOT_FOUND, "no_such_platform", e.to_string()).into_response(),
         Err(e @ DeskError::Store(_)) => {

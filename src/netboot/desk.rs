@@ -2,7 +2,7 @@
 //! seen for the boot timeline. A packet starts nothing; it is a fact.
 
 use std::collections::HashMap;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -18,6 +18,7 @@ use crate::domain::machine::Machine;
 use crate::domain::time::Timestamp;
 use crate::netboot::boot_files::BootFiles;
 use crate::netboot::dhcp::DhcpDesk;
+use crate::netboot::peers::Peers;
 use crate::netboot::tftp::{TftpEvent, TftpFiles, TftpProgress, TftpRefusal};
 use crate::netboot::{Asker, Sign};
 use crate::store::facts::{BootMarkFact, Fact};
@@ -91,6 +92,7 @@ struct Inner {
     store: Store,
     settings: DeskSettings,
     files: BootFiles,
+    peers: Peers,
     memory: Mutex<Memory>,
 }
 
@@ -113,8 +115,8 @@ fn remember<K: std::hash::Hash + Eq, V>(map: &mut HashMap<K, V>, key: K, value: 
 }
 
 impl Desk {
-    pub fn new(store: Store, settings: DeskSettings, files: BootFiles) -> Self {
-        Self { inner: Arc::new(Inner { store, settings, files, memory: Mutex::default() }) }
+    pub fn new(store: Store, settings: DeskSettings, files: BootFiles, peers: Peers) -> Self {
+        Self { inner: Arc::new(Inner { store, settings, files, peers, memory: Mutex::default() }) }
     }
 
     fn memory(&self) -> MutexGuard<'_, Memory> {
@@ -144,11 +146,12 @@ impl Desk {
         Ok((machine, answer(&facts, &request)))
     }
 
-    /// The script for a machine's iPXE. A ramdisk script carries a one-time word that lets its agent say hello.
+    /// The script for a machine's iPXE, which asked from `peer`. A ramdisk script carries a one-time word that lets its agent
+    /// say hello as that machine: it is not given to an address that another machine is known to be behind.
     ///
     /// # Errors
     /// `Platform` if nothing of ours runs there; `Store` if the answer could not be made: the client asks again.
-    pub async fn script(&self, query: &ScriptQuery) -> Result<String, DeskError> {
+    pub async fn script(&self, query: &ScriptQuery, peer: IpAddr) -> Result<String, DeskError> {
         let client = query.client().ok_or_else(|| DeskError::Platform {
             platform: query.platform.chars().take(20).collect(),
             arch: query.arch.chars().take(20).collect(),
@@ -159,7 +162,16 @@ impl Desk {
             macs: vec![query.mac],
             source: Source::Packet,
         };
-        let (machine, answer) = self.decide(&evidence, query.mac, BootRequest::Script(client)).await?;
+        let (machine, mut answer) = self.decide(&evidence, query.mac, BootRequest::Script(client)).await?;
+        if answer.give == Give::Script(Script::Ramdisk)
+            && let Some(why) = self.inner.peers.look(peer, &[query.mac]).await?.contradiction(&[query.mac])
+        {
+            let why = format!("It asked for the boot of {} and is not that machine: {why}. No ramdisk is given.", query.mac);
+            answer = BootAnswer { give: Give::Script(Script::Restart), to: BootTo::Nowhere, why: why.clone() };
+            if let Some(m) = &machine {
+                self.inner.peers.tell(m.id, "machine.boot_refused", format!("{}: {why}", m.name)).await?;
+            }
+        }
         let name = machine.as_ref().map_or_else(|| format!("unknown machine {}", query.mac), |m| m.name.to_string());
         let notice = Notice { machine: &name, why: &answer.why };
         let script = match answer.give {
@@ -242,19 +254,8 @@ impl Desk {
         if known.is_some() || peer.is_loopback() {
             return known;
         }
-        let table = tokio::fs::read_to_string("/proc/net/arp").await.ok()?;
-        mac_in_arp(&table, peer)
+        self.inner.peers.neighbour(peer).await
     }
-}
-
-/// `/proc/net/arp`: a heading, then `IP address  HW type  Flags  HW address  Mask  Device`.
-fn mac_in_arp(table: &str, peer: Ipv4Addr) -> Option<Mac> {
-    table.lines().skip(1).find_map(|line| {
-        let mut words = line.split_ascii_whitespace();
-        let address: Ipv4Addr = words.next()?.parse().ok()?;
-        let mac = words.nth(2)?;
-        (address == peer).then(|| mac.parse().ok()).flatten()
-    })
 }
 
 /// Splits a boot file name into the machine's folder and the file: `52-54-00-77-00-01/snponly.efi`. Anything else in
@@ -350,15 +351,5 @@ mod tests {
         for hostile in ["../../etc/passwd", "a/b/c", "00-00-00-00-00-00/x", "", "/"] {
             assert_eq!(split_name(hostile).0, None, "{hostile}");
         }
-    }
-
-    #[test]
-    fn the_neighbour_table_tells_who_is_behind_an_address() {
-        let table = "IP address       HW type     Flags       HW address            Mask     Device\n\
-                     10.0.0.9         0x1         0x0         00:00:00:00:00:00     *        eth0\n\
-                     10.0.0.7         0x1         0x2         52:54:00:77:00:01     *        eth0\n";
-        assert_eq!(mac_in_arp(table, Ipv4Addr::new(10, 0, 0, 7)), Some(Mac([0x52, 0x54, 0, 0x77, 0, 1])));
-        assert_eq!(mac_in_arp(table, Ipv4Addr::new(10, 0, 0, 9)), None);
-        assert_eq!(mac_in_arp(table, Ipv4Addr::new(10, 0, 0, 8)), None);
     }
 }

@@ -4,6 +4,7 @@ pub mod boot_files;
 pub mod desk;
 pub mod dhcp;
 pub mod leases;
+pub mod peers;
 pub mod socket;
 pub mod tftp;
 

@@ -16,6 +16,7 @@ use crate::netboot::boot_files::{self, BootFiles, BootFilesError};
 use crate::netboot::desk::DeskSettings;
 use crate::netboot::dhcp::{DhcpConfig, DhcpMode, DhcpServer, DhcpStartError};
 use crate::netboot::leases::Subnet;
+use crate::netboot::peers::Peers;
 use crate::netboot::socket::{Interface, InterfaceError};
 use crate::netboot::tftp::{TftpConfig, TftpServer};
 use crate::server::config::{Config, DEFAULT_NETBOOT_PORT, DhcpMode as Wanted, NetbootConfig, RelayedSubnet};
@@ -82,9 +83,10 @@ pub async fn start(config: &Config, place: &Place, store: &Store, tasks: &mut Ta
     let boot_dir = config.state.join("boot");
     let files = boot_files(&boot_dir)?;
     let settings = DeskSettings { discover: config.netboot.discover, ..DeskSettings::new(place.url.clone()) };
-    let desk = Desk::new(store.clone(), settings, files);
+    let peers = Peers::new(store.clone(), config.netboot.dhcp == Wanted::Authoritative);
+    let desk = Desk::new(store.clone(), settings, files, peers.clone());
     let routes = BootRoutes { desk: desk.clone(), boot_dir: Arc::new(boot_dir), artifact_dir: Arc::new(config.state.join("artifacts")) };
-    let router = http::machine_router(Intake::new(store.clone()), routes);
+    let router = http::machine_router(Intake::new(store.clone(), peers), routes);
     let address = listen(place.listen, router, tasks).await?;
     if let Some(interface) = &place.interface {
         let desk = Arc::new(desk);

@@ -1,7 +1,11 @@
 //! DHCP leases. The DHCP server works in memory; this is what it wakes up with.
 
+use std::net::IpAddr;
+
+use crate::domain::id::Mac;
 use crate::domain::lease::DhcpLease;
 use crate::domain::time::Timestamp;
+use crate::store::machines::placeholders;
 use crate::store::{Result, Store, Tx, in_pool, in_tx, parse};
 
 /// Rows of one statement, largest first: few different statements, so that both engines keep them prepared. Five binds a
@@ -19,22 +23,41 @@ struct LeaseRow {
     hostname: Option<String>,
 }
 
+impl LeaseRow {
+    fn into_lease(self) -> Result<DhcpLease> {
+        Ok(DhcpLease {
+            address: parse("dhcp_leases", &self.address, &self.address)?,
+            mac: parse("dhcp_leases", &self.address, &self.mac)?,
+            until: Timestamp(self.ends_at),
+            declined: self.declined,
+            hostname: self.hostname,
+        })
+    }
+}
+
 impl Store {
     /// All leases, lapsed ones too: a machine that comes back gets its address again.
     pub async fn dhcp_leases(&self) -> Result<Vec<DhcpLease>> {
         let rows: Vec<LeaseRow> =
             in_pool!(self, p => sqlx::query_as("SELECT address, mac, ends_at, declined, hostname FROM dhcp_leases").fetch_all(p).await)?;
-        rows.into_iter()
-            .map(|r| {
-                Ok(DhcpLease {
-                    address: parse("dhcp_leases", &r.address, &r.address)?,
-                    mac: parse("dhcp_leases", &r.address, &r.mac)?,
-                    until: Timestamp(r.ends_at),
-                    declined: r.declined,
-                    hostname: r.hostname,
-                })
-            })
-            .collect()
+        rows.into_iter().map(LeaseRow::into_lease).collect()
+    }
+
+    /// Leases that hold at `now`: of this address, and of these MACs.
+    pub async fn live_dhcp_leases(&self, address: IpAddr, macs: &[Mac], now: Timestamp) -> Result<Vec<DhcpLease>> {
+        let sql = sqlx::AssertSqlSafe(format!(
+            "SELECT address, mac, ends_at, declined, hostname FROM dhcp_leases
+             WHERE ends_at > $1 AND NOT declined AND (address = $2 OR mac IN ({}))",
+            placeholders(3, macs.len())
+        ));
+        let rows: Vec<LeaseRow> = in_pool!(self, p => {
+            let mut q = sqlx::query_as(sql).bind(now.0).bind(address.to_string());
+            for mac in macs {
+                q = q.bind(mac.to_string());
+            }
+            q.fetch_all(p).await
+        })?;
+        rows.into_iter().map(LeaseRow::into_lease).collect()
     }
 
     /// Stores leases in one commit. Of several for one address the last one counts.

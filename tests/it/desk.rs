@@ -1,6 +1,6 @@
 //! The boot desk on a real store: what a machine is told, and what its timeline says afterwards.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,6 +12,7 @@ use hostler::domain::time::Timestamp;
 use hostler::netboot::boot_files::BootFiles;
 use hostler::netboot::desk::{Desk, DeskSettings, ScriptQuery};
 use hostler::netboot::dhcp::DhcpDesk;
+use hostler::netboot::peers::Peers;
 use hostler::netboot::tftp::{TftpEvent, TftpFiles, TftpProgress, TftpRefusal};
 use hostler::netboot::{Asker, Sign};
 use hostler::store::{Store, StoreConfig};
@@ -26,9 +27,13 @@ async fn rig() -> Rig {
     let dir = tempfile::tempdir().expect("tempdir");
     let store = Store::open(&StoreConfig::Sqlite { path: dir.path().join("hostler.db") }).await.expect("store opens");
     let files = BootFiles::from_loaders(Loader::ALL.map(|l| (l, Bytes::from(l.file_name()))));
-    let desk = Desk::new(store.clone(), DeskSettings::new("http://10.0.0.1:8081".parse().expect("url")), files);
+    let desk =
+        Desk::new(store.clone(), DeskSettings::new("http://10.0.0.1:8081".parse().expect("url")), files, Peers::new(store.clone(), true));
     Rig { desk, store, _dir: dir }
 }
+
+/// Loopback: nothing is known about it.
+const PEER: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
 fn mac(n: u8) -> Mac {
     Mac([0x52, 0x54, 0, 0x77, 0, n])
@@ -56,21 +61,21 @@ async fn an_unknown_machine_is_led_into_the_ramdisk_with_a_one_time_word() {
     let who = Asker { mac: mac(1), uuid: None };
     let answer = rig.desk.boot(who, BootRequest::Firmware(ClientArch::UefiX64)).await.expect("answer");
     assert_eq!(answer.give, Give::Loader(Loader::Snponly));
-    let script = rig.desk.script(&query(1, "efi", "x86_64")).await.expect("script");
+    let script = rig.desk.script(&query(1, "efi", "x86_64"), PEER).await.expect("script");
     let nonce = script.split_once("hostler.nonce=").and_then(|(_, rest)| rest.split(' ').next()).expect("nonce");
     let mut tx = rig.store.begin().await.expect("tx");
     let used = tx.use_boot_nonce(nonce, uuid::Uuid::from_u128(1), hostler::clock::now()).await.expect("store");
     assert_eq!(used.map(|u| u.mac), Some(mac(1)));
     drop(tx);
-    let again = rig.desk.script(&query(1, "efi", "x86_64")).await.expect("script");
+    let again = rig.desk.script(&query(1, "efi", "x86_64"), PEER).await.expect("script");
     assert!(!again.contains(nonce), "each script has a word of its own");
 }
 
 #[tokio::test]
 async fn a_platform_without_ramdisk_is_refused() {
     let rig = rig().await;
-    assert!(rig.desk.script(&query(1, "efi", "i386")).await.is_err());
-    assert!(rig.desk.script(&query(1, "efi", "arm64")).await.expect("script").contains("restarting"));
+    assert!(rig.desk.script(&query(1, "efi", "i386"), PEER).await.is_err());
+    assert!(rig.desk.script(&query(1, "efi", "arm64"), PEER).await.expect("script").contains("restarting"));
 }
 
 #[tokio::test]
@@ -84,7 +89,7 @@ async fn every_stage_of_a_boot_stands_in_its_timeline() {
     let event = |what| TftpEvent { peer, file: "52-54-00-77-00-01/snponly.efi".into(), what };
     TftpFiles::note(&rig.desk, event(TftpProgress::Started { size: 11 }));
     TftpFiles::note(&rig.desk, event(TftpProgress::Stalled { block: 1, of: 119, blksize: 1468 }));
-    rig.desk.script(&query(1, "efi", "x86_64")).await.expect("script");
+    rig.desk.script(&query(1, "efi", "x86_64"), PEER).await.expect("script");
     rig.desk.fetched(mac(1), BootStage::Kernel, String::new());
     let boot = boot_with(&rig.store, mac(1), BootStage::Kernel).await;
     let stages: Vec<_> = boot.marks.iter().map(|m| m.stage).collect();

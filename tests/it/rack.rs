@@ -30,6 +30,7 @@ use hostler::netboot::boot_files::BootFiles;
 use hostler::netboot::desk::{Desk, DeskSettings, ScriptQuery};
 use hostler::netboot::dhcp::{DhcpConfig, DhcpMode, DhcpServer};
 use hostler::netboot::leases::Subnet;
+use hostler::netboot::peers::Peers;
 use hostler::netboot::socket::Interface;
 use hostler::netboot::tftp::{TftpConfig, TftpServer};
 use hostler::secret::{Place, Sealer};
@@ -63,7 +64,7 @@ fn bearer(headers: &HeaderMap) -> String {
 }
 
 async fn hello(State(site): State<Site>, body: axum::Json<Hello>) -> Response {
-    site.intake.hello(body.0).await.map_or_else(refuse, |w| axum::Json(w).into_response())
+    site.intake.hello(body.0, Ipv4Addr::LOCALHOST.into()).await.map_or_else(refuse, |w| axum::Json(w).into_response())
 }
 
 async fn task(State(site): State<Site>, headers: HeaderMap) -> Response {
@@ -125,7 +126,7 @@ async fn script(State(site): State<Site>, Query(q): Query<Script>) -> String {
         platform: q.platform,
         arch: q.arch,
     };
-    site.desk.script(&query).await.unwrap()
+    site.desk.script(&query, Ipv4Addr::LOCALHOST.into()).await.unwrap()
 }
 
 #[derive(serde::Deserialize)]
@@ -172,9 +173,10 @@ async fn rack(machines: usize) -> Rack {
     let SocketAddr::V4(http) = listener.local_addr().unwrap() else { panic!("v4") };
     let url = ServerUrl::from(http);
     let files = BootFiles::from_loaders(Loader::ALL.map(|l| (l, Bytes::from(vec![1; 30_000]))));
-    let desk = Desk::new(store.clone(), DeskSettings::new(url.clone()), files);
+    let peers = Peers::new(store.clone(), true);
+    let desk = Desk::new(store.clone(), DeskSettings::new(url.clone()), files, peers.clone());
     let image_bytes = Bytes::from(hostler::sim::image::raw_zst().await.unwrap());
-    let site = Site { store: store.clone(), intake: Intake::new(store.clone()), desk: desk.clone(), image: image_bytes };
+    let site = Site { store: store.clone(), intake: Intake::new(store.clone(), peers), desk: desk.clone(), image: image_bytes };
     let mut tasks = JoinSet::new();
     let app = Router::new()
         .route("/agent/v1/hello", post(hello))
