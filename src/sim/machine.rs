@@ -18,7 +18,7 @@ use crate::sim::hands::{Disks, SharedDisks, SimulatedHands, lock};
 use crate::sim::hardware::{Hardware, Rom};
 use crate::sim::ipxe::{self, Download, Outcome, Platform, Value};
 use crate::sim::pace::Pace;
-use crate::sim::power::PowerSwitch;
+use crate::sim::power::{PowerSwitch, Switch};
 use crate::wire::agent::{ARG_NONCE, ARG_SERVER};
 use crate::wire::dhcp::{Speaker, VendorClass};
 

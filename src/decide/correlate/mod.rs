@@ -234,8 +234,8 @@ impl Field {
     /// A machine looks ill in this way. Repeated notes change nothing: the first time counts.
     pub fn note(&mut self, machine: MachineId, symptom: Symptom, at: Timestamp, membership: &Membership) {
         let s = self.suspects.entry(machine).or_insert_with(|| Suspect { symptoms: BTreeMap::new(), membership: membership.clone() });
-        if !s.symptoms.contains_key(&symptom) {
-            s.symptoms.insert(symptom, at);
+        if let std::collections::btree_map::Entry::Vacant(first) = s.symptoms.entry(symptom) {
+            first.insert(at);
             s.membership = membership.clone();
             self.dirty = true;
         }
@@ -464,7 +464,7 @@ impl Field {
                     // How well the domain's members and the ill ones cover each other (F1, in per mille), then likelihood.
                     let both = h.suspects.len();
                     let all = members(&h.domain) as usize + i.suspects.len();
-                    let fit = if all == 0 { 0 } else { 2000 * both / all };
+                    let fit = (2000 * both).checked_div(all).unwrap_or(0);
                     let rank = h.suspects.iter().filter_map(|m| suspects.get(m)).filter_map(|s| s.look().rank(h.domain.kind)).min();
                     (fit, std::cmp::Reverse(rank.unwrap_or(usize::MAX)), h.domain.clone())
                 })

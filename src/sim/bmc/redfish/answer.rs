@@ -103,7 +103,7 @@ async fn honest_answer(inner: &Arc<Inner>, method: &Method, uri: &Uri, headers: 
             "/redfish" => return with_allow(reply::json_reply(StatusCode::OK, &json!({"v1": "/redfish/v1/"}))),
             "/redfish/v1" => return inner.read(path, uri.query().unwrap_or_default(), headers),
             "/redfish/v1/odata" => {
-                let document = inner.with_view(|view| tree::odata(view));
+                let document = inner.with_view(tree::odata);
                 return with_allow(reply::json_reply(StatusCode::OK, &document));
             }
             METADATA => {
