@@ -12,7 +12,7 @@ use hostler::sim::fleet::{Fleet, Plan};
 /// Machines that stay off, so that nothing need answer them.
 async fn rack() -> Arc<Fleet> {
     let dhcp = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 9);
-    let uplink = Uplink { dhcp, pxe: None, tftp_port: 9, relay: Ipv4Addr::new(127, 12, 0, 1) };
+    let uplink = Uplink { dhcp, pxe: None, tftp_port: 9, relay: Ipv4Addr::new(127, 12, 0, 1), door: None };
     let plan = Plan { machines: 4, seed: 2, pace: "100".parse().unwrap(), uplink, odd: false };
     Arc::new(Fleet::start(&plan).await.unwrap())
 }
