@@ -323,7 +323,7 @@ async fn a_machine_that_a_run_works_on_is_not_forgotten_before_the_run_is_given_
         assert_eq!(shown["allowed"], false, "{}: page and API say the same", on.name);
         let body = problem(api.request(Method::DELETE, &path, &token).send().await.unwrap(), 409, "not_now").await;
         assert!(body["hint"].as_str().unwrap().contains("hostler machine abort s1"), "{body}");
-        assert_eq!(api.post(&format!("{path}/abort"), &token, &json!({})).await.status(), 200);
+        assert_eq!(api.post(&format!("{path}/abort"), &token, &json!({})).await.status(), 202);
         assert_eq!(api.request(Method::DELETE, &path, &token).send().await.unwrap().status(), 204, "{}", on.name);
         assert_eq!(on.store.machine(id).await.unwrap(), None);
     }
