@@ -217,16 +217,22 @@ impl App {
         Ok(UserView { id: user.id, name: user.name, role })
     }
 
-    /// Sets a password and ends all sessions of that user. An administrator may set anyone's, others their own.
+    /// Sets a password and ends all sessions of that user. One's own is set in a browser session with the `current` one; any
+    /// other needs an administrator. A token has the name of its owner but not the owner's rights: it never sets "its own".
     ///
     /// # Errors
-    /// `NotFound`, `Forbidden`, `Invalid`.
-    pub async fn set_password(&self, actor: &Actor, name: &str, password: Secret<String>) -> Result<()> {
-        if actor.name != name {
+    /// `NotFound`, `Forbidden`, `Invalid`; `LoginPaused` after too many wrong current passwords.
+    pub async fn set_password(&self, actor: &Actor, name: &str, current: Option<Secret<String>>, password: Secret<String>) -> Result<()> {
+        let own = actor.via == ActorVia::Session && actor.name == name;
+        if !own {
             need(actor, Role::Admin)?;
         }
         login::check_new_password(&password)?;
         let user = self.store().user_by_name(name).await?.ok_or_else(|| AppError::NotFound { what: "user", text: name.to_owned() })?;
+        if own {
+            let current = current.ok_or_else(|| AppError::invalid("the current password is missing", "give it beside the new one"))?;
+            self.check_own_password(&user, current).await?;
+        }
         let password_hash = self.hashing(move || login::hash_password(&password)).await??;
         let now = clock::now();
         let mut tx = self.store().begin().await?;

@@ -16,7 +16,7 @@ use crate::clock;
 use crate::domain::access::{Actor, ActorVia};
 use crate::domain::secret::Secret;
 use crate::domain::time::Timestamp;
-use crate::store::access::Session;
+use crate::store::access::{Session, User};
 
 /// OWASP password storage cheat sheet: argon2id with 19 MiB, 2 passes, 1 lane.
 const MEMORY_KIB: u32 = 19 * 1024;
@@ -206,6 +206,23 @@ impl App {
         deed.record(&mut tx).await?;
         tx.commit().await?;
         Ok(NewSession { token: Secret::new(token), csrf, actor })
+    }
+
+    /// Whether a person who is logged in knows the password of the account. Wrong tries are slowed down like logins.
+    ///
+    /// # Errors
+    /// `Invalid` for a wrong one, `LoginPaused`.
+    pub(crate) async fn check_own_password(&self, user: &User, current: Secret<String>) -> Result<()> {
+        let limiter = &self.inner.logins;
+        let key = format!("own password of {}", user.name);
+        limiter.begin(&key, FREE_TRIES, clock::now()).map_err(|wait| AppError::LoginPaused { wait_secs: wait.as_secs().max(1) })?;
+        let stored = user.password_hash.clone();
+        let right = current.expose().len() <= MAX_PASSWORD && self.hashing(move || verify(&current, &stored)).await?;
+        if !right {
+            return Err(AppError::invalid("the current password is wrong", "type the password that you log in with now"));
+        }
+        limiter.forget(&key);
+        Ok(())
     }
 
     /// The session of a cookie, kept alive by its use; `None` when it ended.

@@ -23,9 +23,11 @@ pub enum Access {
     Open,
     /// This role or a higher one.
     From(Role),
+    /// Any browser session, whose use case tells one's own account from others; else this role or a higher one.
+    SessionOrFrom(Role),
 }
 
-use Access::{From as Needs, Open};
+use Access::{From as Needs, Open, SessionOrFrom};
 use Role::{Admin, Operator, Tech, Viewer};
 
 /// Every API route with its access. The test `every_route_is_in_the_table` holds both sides equal.
@@ -66,7 +68,7 @@ pub const ROUTES: &[(&str, &str, Access)] = &[
     ("GET", "/api/v1/users", Needs(Admin)),
     ("POST", "/api/v1/users", Needs(Admin)),
     ("DELETE", "/api/v1/users/{user}", Needs(Admin)),
-    ("PUT", "/api/v1/users/{user}/password", Needs(Viewer)),
+    ("PUT", "/api/v1/users/{user}/password", SessionOrFrom(Admin)),
 ];
 
 /// The access of a route by method and matched path; `None` is closed.
@@ -183,6 +185,10 @@ async fn admit(app: &App, access: Option<Access>, method: &Method, headers: &Hea
     }
     match access {
         Some(Needs(role)) => crate::app::need(&caller.actor, role)?,
+        Some(SessionOrFrom(role)) => match caller.actor.via {
+            ActorVia::Session => {}
+            ActorVia::Token | ActorVia::Local => crate::app::need(&caller.actor, role)?,
+        },
         // A method that the path does not take, or a route that is missing in the table: closed.
         Some(Open) | None => return Err(Problem::of_status(StatusCode::METHOD_NOT_ALLOWED)),
     }

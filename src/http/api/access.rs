@@ -66,6 +66,9 @@ pub struct NewUser {
 #[serde(deny_unknown_fields)]
 pub struct NewPassword {
     pub password: String,
+    /// Needed to set one's own in a browser session.
+    #[serde(default)]
+    pub current_password: Option<String>,
 }
 
 /// Who I am.
@@ -112,10 +115,11 @@ async fn remove_user(State(app): TheApp, caller: Caller, Path(user): Path<String
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// Sets a password and ends that user's sessions. Administrators may set anyone's, others their own.
+/// Sets a password and ends that user's sessions. Administrators may set anyone's; in a browser session a person sets their own
+/// with the current one.
 #[utoipa::path(put, path = "/users/{user}/password", tag = "access", params(("user" = String, Path)), request_body = NewPassword,
     responses((status = NO_CONTENT), (status = "4XX", body = Problem)))]
 async fn set_password(State(app): TheApp, caller: Caller, Path(user): Path<String>, Json(body): Json<NewPassword>) -> Result<StatusCode> {
-    app.set_password(&caller.actor, &user, Secret::new(body.password)).await?;
+    app.set_password(&caller.actor, &user, body.current_password.map(Secret::new), Secret::new(body.password)).await?;
     Ok(StatusCode::NO_CONTENT)
 }

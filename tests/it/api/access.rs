@@ -12,7 +12,7 @@ const ROLES: [Role; 4] = [Role::Viewer, Role::Tech, Role::Operator, Role::Admin]
 
 fn path_of(template: &str) -> String {
     let uuid = "01900000-0000-7000-8000-000000000000";
-    // A person may set their own password with any role; all tokens here are the administrator's.
+    // All tokens here are the administrator's: the path that sets its password must be as closed to them as any other.
     template
         .replace("{machine}", "nope")
         .replace("{run}", uuid)
@@ -35,11 +35,11 @@ async fn every_route_is_closed_to_strangers_and_to_roles_below_its_own() {
             let stranger = api.http.request(method.clone(), format!("{}{path}", api.url)).send().await.unwrap();
             match access {
                 Access::Open => assert!(stranger.status().is_success(), "{method} {path}"),
-                Access::From(_) => drop(problem(stranger, 401, "unauthenticated").await),
+                Access::From(_) | Access::SessionOrFrom(_) => drop(problem(stranger, 401, "unauthenticated").await),
             }
             for bad in ["x", "hostler_0000000000000000000000000000000000000000000000000000000000000000", "-1"] {
                 let response = api.request(method.clone(), &path, bad).send().await.unwrap();
-                if matches!(access, Access::From(_)) {
+                if *access != Access::Open {
                     problem(response, 401, "bad_token").await;
                 }
             }
@@ -47,10 +47,10 @@ async fn every_route_is_closed_to_strangers_and_to_roles_below_its_own() {
                 let response = api.request(method.clone(), &path, token).send().await.unwrap();
                 let status = response.status();
                 match access {
-                    Access::From(needed) if role < needed => {
+                    Access::From(needed) | Access::SessionOrFrom(needed) if role < needed => {
                         problem(response, 403, "forbidden").await;
                     }
-                    Access::Open | Access::From(_) => {
+                    Access::Open | Access::From(_) | Access::SessionOrFrom(_) => {
                         assert!(
                             !matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN),
                             "{role} {method} {path}: {status} on {}",
@@ -85,7 +85,7 @@ async fn a_role_below_does_not_do_it_through_the_use_case_either() {
         assert!(api.app.release(&viewer, id).await.unwrap_err().to_string().contains("role operator"));
         assert!(api.app.forget(&api.actor(Role::Tech), id).await.unwrap_err().to_string().contains("role operator"));
         assert!(api.app.tokens(&api.actor(Role::Operator)).await.is_err());
-        assert!(api.app.set_password(&api.actor(Role::Operator), "someone", Secret::new("long enough".into())).await.is_err());
+        assert!(api.app.set_password(&api.actor(Role::Operator), "someone", None, Secret::new("long enough".into())).await.is_err());
     }
 }
 
@@ -133,11 +133,51 @@ async fn a_wrong_password_and_an_unknown_user_are_told_the_same_and_slowed_down(
 }
 
 #[tokio::test]
+async fn a_token_below_admin_does_not_set_its_owners_password() {
+    for on in both().await {
+        let api = Api::on(&on.store).await;
+        let stolen = Secret::new("mine from now on".to_owned());
+        for role in [Role::Viewer, Role::Tech, Role::Operator] {
+            let body = serde_json::json!({ "password": stolen.expose(), "current_password": api.password.expose() });
+            let token = api.token(role).await;
+            let response = api.request(Method::PUT, "/api/v1/users/admin/password", &token).json(&body).send().await.unwrap();
+            problem(response, 403, "forbidden").await;
+            assert!(api.app.set_password(&api.actor(role), "admin", Some(api.password.clone()), stolen.clone()).await.is_err());
+        }
+        assert!(api.app.login("admin", stolen, [127, 0, 0, 1].into(), None).await.is_err(), "{}", on.name);
+        assert!(api.app.login("admin", api.password.clone(), [127, 0, 0, 1].into(), None).await.is_ok(), "{}", on.name);
+    }
+}
+
+#[tokio::test]
+async fn ones_own_password_is_set_in_a_session_and_with_the_current_one() {
+    for on in both().await {
+        let api = Api::on(&on.store).await;
+        let first = Secret::new("first and good".to_owned());
+        api.app.create_user(&api.admin, "kim", Role::Viewer, first.clone()).await.unwrap();
+        let kim = api.app.login("kim", first.clone(), [127, 0, 0, 1].into(), None).await.unwrap();
+        let set = async |user: &str, body: serde_json::Value| {
+            let url = format!("{}/api/v1/users/{user}/password", api.url);
+            let cookie = format!("{SESSION_COOKIE}={}", kim.token.expose());
+            api.http.put(url).header("cookie", cookie).header("x-csrf-token", &kim.csrf).json(&body).send().await.unwrap()
+        };
+        problem(set("kim", serde_json::json!({ "password": "second and good" })).await, 422, "invalid").await;
+        let wrong = serde_json::json!({ "password": "second and good", "current_password": "not the first" });
+        problem(set("kim", wrong).await, 422, "invalid").await;
+        let right = serde_json::json!({ "password": "second and good", "current_password": first.expose() });
+        problem(set("admin", right.clone()).await, 403, "forbidden").await;
+        assert_eq!(set("kim", right).await.status(), StatusCode::NO_CONTENT, "{}", on.name);
+        assert!(api.app.login("kim", first, [127, 0, 0, 1].into(), None).await.is_err());
+        assert!(api.app.login("kim", Secret::new("second and good".into()), [127, 0, 0, 1].into(), None).await.is_ok());
+    }
+}
+
+#[tokio::test]
 async fn a_new_password_ends_the_sessions_of_its_user_and_a_revoked_token_is_useless_at_once() {
     for on in both().await {
         let api = Api::on(&on.store).await;
         let session = api.app.login("admin", api.password.clone(), [127, 0, 0, 1].into(), None).await.unwrap();
-        api.app.set_password(&api.admin, "admin", Secret::new("another good one".into())).await.unwrap();
+        api.app.set_password(&api.admin, "admin", None, Secret::new("another good one".into())).await.unwrap();
         assert!(api.app.session(session.token.expose()).await.unwrap().is_none());
         assert!(api.app.login("admin", api.password.clone(), [127, 0, 0, 1].into(), None).await.is_err());
 
