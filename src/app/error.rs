@@ -54,6 +54,7 @@ impl From<StoreError> for AppError {
         match e {
             StoreError::Conflict => Self::Contended,
             StoreError::Full => Self::DiskFull,
+            StoreError::NotText => Self::invalid("a text holds a NUL character", "send text without it"),
             other => Self::Store(other),
         }
     }

@@ -110,16 +110,50 @@ async fn run_writer(store: std::sync::Weak<crate::store::Inner>, mut queue: mpsc
         let Some(inner) = store.upgrade() else { return };
         let store = Store { inner };
         let outcome = write_batch(&store, batch.iter().map(|(f, _)| f)).await;
-        if let Err(e) = &outcome {
-            tracing::error!(error = %e, facts = batch.len(), "a batch of facts could not be stored");
-        }
-        for (_, done) in batch.drain(..) {
+        let outcomes = match outcome {
+            Ok(()) => batch.iter().map(|_| Ok(())).collect(),
+            Err(e) => {
+                tracing::warn!(
+                    error = &e as &dyn std::error::Error,
+                    facts = batch.len(),
+                    "a batch of facts could not be stored; each is tried for itself"
+                );
+                one_by_one(&store, &batch).await
+            }
+        };
+        for ((_, done), outcome) in batch.drain(..).zip(outcomes) {
             if let Some(done) = done {
                 // A caller that went away does not mind.
-                drop(done.send(outcome.as_ref().copied().map_err(ToString::to_string)));
+                drop(done.send(outcome));
             }
         }
     }
+}
+
+/// One fact that the database does not take must not take the others down with it.
+async fn one_by_one(store: &Store, batch: &[Queued]) -> Vec<std::result::Result<(), String>> {
+    let mut outcomes: Vec<std::result::Result<(), String>> = Vec::with_capacity(batch.len());
+    for (fact, _) in batch {
+        let mut tx = match store.begin().await {
+            Ok(tx) => tx,
+            Err(e) => {
+                // Not this fact's fault: the others would wait as long and fail the same way.
+                let rest = batch.len() - outcomes.len();
+                tracing::error!(error = &e as &dyn std::error::Error, facts = rest, "facts were lost: the database takes no writes");
+                outcomes.extend(std::iter::repeat_n(Err(e.to_string()), rest));
+                return outcomes;
+            }
+        };
+        let written = match write(&mut tx, fact).await {
+            Ok(()) => tx.commit().await,
+            Err(e) => Err(e),
+        };
+        if let Err(e) = &written {
+            tracing::error!(error = e as &dyn std::error::Error, "a fact was lost");
+        }
+        outcomes.push(written.map_err(|e| e.to_string()));
+    }
+    outcomes
 }
 
 async fn write_batch(store: &Store, facts: impl Iterator<Item = &Fact>) -> Result<()> {

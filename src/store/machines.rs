@@ -7,13 +7,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::domain::bmc::{BmcAddress, BmcIdentity, BmcProtocol, BmcStatus};
 use crate::domain::boot::Arch;
-use crate::domain::id::{Mac, MachineId, Serial, SystemUuid};
+use crate::domain::id::{Mac, MachineId, Name, Serial, SystemUuid};
 use crate::domain::inventory::{DiskRef, Inventory};
 use crate::domain::machine::{Fault, Hardware, Hold, Lifecycle, Machine, Want};
 use crate::domain::place::{Place, RackName};
 use crate::domain::power::{FirmwareKind, PowerState};
 use crate::domain::time::Timestamp;
-use crate::store::{Result, Store, StoreError, Tx, from_json, in_pool, in_tx, parse, parse_opt, to_json};
+use crate::store::{Conn, Result, Store, StoreError, Tx, from_json, in_conn, in_pool, in_tx, parse, parse_opt, to_json};
 
 /// The parts of a machine that we never filter on.
 #[derive(Default, Serialize, Deserialize)]
@@ -139,12 +139,6 @@ impl BmcRow {
     }
 }
 
-/// A machine that shares evidence with a sighting, for `decide::discovery`.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Candidate {
-    pub machine: Machine,
-}
-
 /// A claim: the right to work on a row until `until`, under a growing number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Claim<Id> {
@@ -162,32 +156,32 @@ struct ClaimRow {
 impl Store {
     /// One machine, whole.
     pub async fn machine(&self, id: MachineId) -> Result<Option<Machine>> {
-        let sql = sqlx::AssertSqlSafe(format!("SELECT {MACHINE_COLUMNS} FROM machines WHERE id = $1"));
-        let row: Option<MachineRow> = in_pool!(self, p => sqlx::query_as(sql).bind(id.to_string()).fetch_optional(p).await)?;
-        Ok(self.complete(row.into_iter().collect()).await?.pop())
+        one(&mut self.reading().await?.conn(), id).await
     }
 
     /// All machines, by name.
     pub async fn machines(&self) -> Result<Vec<Machine>> {
         let sql = sqlx::AssertSqlSafe(format!("SELECT {MACHINE_COLUMNS} FROM machines ORDER BY name"));
-        let rows: Vec<MachineRow> = in_pool!(self, p => sqlx::query_as(sql).fetch_all(p).await)?;
-        self.complete(rows).await
+        let mut reading = self.reading().await?;
+        let mut conn = reading.conn();
+        let rows: Vec<MachineRow> = in_conn!(&mut conn, c => sqlx::query_as(sql).fetch_all(c).await)?;
+        complete(&mut conn, rows).await
     }
 
     /// Machines that a person may mean by `text`: id, name, serial, or a MAC in any spelling.
     pub async fn find_machines(&self, text: &str) -> Result<Vec<Machine>> {
         let mac = text.parse::<Mac>().map(|m| m.to_string()).unwrap_or_default();
         let sql = sqlx::AssertSqlSafe(format!(
-            "SELECT {MACHINE_COLUMNS} FROM machines WHERE id = $1 OR name = $2 OR serial = $3
-             OR id IN (SELECT machine_id FROM machine_macs WHERE mac = $4) ORDER BY name"
+            "SELECT {MACHINE_COLUMNS} FROM machines WHERE id = $1 OR name = $1 OR serial_folded = $1
+             OR id IN (SELECT machine_id FROM machine_macs WHERE mac = $2) ORDER BY name"
         ));
-        let rows: Vec<MachineRow> = in_pool!(self, p => sqlx::query_as(sql)
+        let mut reading = self.reading().await?;
+        let mut conn = reading.conn();
+        let rows: Vec<MachineRow> = in_conn!(&mut conn, c => sqlx::query_as(sql)
             .bind(text.trim().to_ascii_lowercase())
-            .bind(text.trim().to_ascii_lowercase())
-            .bind(text.trim())
             .bind(&mac)
-            .fetch_all(p).await)?;
-        self.complete(rows).await
+            .fetch_all(c).await)?;
+        complete(&mut conn, rows).await
     }
 
     /// Machines that share a system UUID, a serial or a MAC with what was seen. The decision what that means is made
@@ -199,63 +193,15 @@ impl Store {
         macs: &[Mac],
         bmc: Option<&BmcAddress>,
     ) -> Result<Vec<Machine>> {
-        let macs: Vec<String> = macs.iter().map(Mac::to_string).collect();
-        let sql = sqlx::AssertSqlSafe(format!(
-            "SELECT {MACHINE_COLUMNS} FROM machines WHERE uuid = $1 OR serial = $2
-             OR id IN (SELECT machine_id FROM machine_macs WHERE mac IN ({}))
-             OR id IN (SELECT machine_id FROM bmcs WHERE address = $3) ORDER BY created_at",
-            placeholders(4, macs.len())
-        ));
-        let rows: Vec<MachineRow> = in_pool!(self, p => {
-            let mut q = sqlx::query_as(sql)
-                .bind(uuid.map(|u| u.to_string()))
-                .bind(serial.map(|s| s.as_str().to_owned()))
-                .bind(bmc.map(ToString::to_string));
-            for mac in &macs {
-                q = q.bind(mac);
-            }
-            q.fetch_all(p).await
-        })?;
-        self.complete(rows).await
+        by_evidence(&mut self.reading().await?.conn(), uuid, serial, macs, bmc).await
     }
 
-    /// Machine rows with their MACs and BMCs.
-    async fn complete(&self, rows: Vec<MachineRow>) -> Result<Vec<Machine>> {
-        if rows.is_empty() {
-            return Ok(Vec::new());
-        }
-        // A few machines: ask for theirs. Many: read all once, which is cheaper than a list of a thousand ids.
-        let ids: Vec<String> = if rows.len() <= 50 { rows.iter().map(|r| r.id.clone()).collect() } else { Vec::new() };
-        let narrow = if ids.is_empty() { String::new() } else { format!(" WHERE machine_id IN ({})", placeholders(1, ids.len())) };
-        let mac_sql = sqlx::AssertSqlSafe(format!("SELECT mac, machine_id FROM machine_macs{narrow} ORDER BY first_seen_at, mac"));
-        let bmc_sql = sqlx::AssertSqlSafe(format!("SELECT {BMC_COLUMNS} FROM bmcs{narrow}"));
-        let mac_rows: Vec<MacRow> = in_pool!(self, p => {
-            let mut q = sqlx::query_as(mac_sql);
-            for id in &ids {
-                q = q.bind(id);
-            }
-            q.fetch_all(p).await
-        })?;
-        let bmc_rows: Vec<BmcRow> = in_pool!(self, p => {
-            let mut q = sqlx::query_as(bmc_sql);
-            for id in &ids {
-                q = q.bind(id);
-            }
-            q.fetch_all(p).await
-        })?;
-        let mut macs: HashMap<String, Vec<Mac>> = HashMap::new();
-        for row in mac_rows {
-            let mac = parse("machine_macs", &row.mac, &row.mac)?;
-            macs.entry(row.machine_id).or_default().push(mac);
-        }
-        let mut bmcs: HashMap<MachineId, BmcStatus> = bmc_rows.into_iter().map(BmcRow::into_status).collect::<Result<_>>()?;
-        rows.into_iter()
-            .map(|row| {
-                let id: MachineId = parse("machines", &row.id, &row.id)?;
-                let macs = macs.remove(&row.id).unwrap_or_default();
-                row.into_machine(macs, bmcs.remove(&id))
-            })
-            .collect()
+    /// The names in use that are `wish`, or `wish` and a number behind it.
+    pub async fn names_like(&self, wish: &str) -> Result<Vec<Name>> {
+        // A name holds neither % nor _.
+        let rows: Vec<(String,)> = in_pool!(self, p => sqlx::query_as("SELECT name FROM machines WHERE name = $1 OR name LIKE $2")
+            .bind(wish).bind(format!("{wish}-%")).fetch_all(p).await)?;
+        rows.into_iter().map(|(name,)| parse("machines", &name, &name)).collect()
     }
 
     /// The last inventory, whole.
@@ -321,6 +267,83 @@ impl Store {
     }
 }
 
+async fn one(conn: &mut Conn<'_>, id: MachineId) -> Result<Option<Machine>> {
+    let sql = sqlx::AssertSqlSafe(format!("SELECT {MACHINE_COLUMNS} FROM machines WHERE id = $1"));
+    let row: Option<MachineRow> = in_conn!(&mut *conn, c => sqlx::query_as(sql).bind(id.to_string()).fetch_optional(c).await)?;
+    Ok(complete(conn, row.into_iter().collect()).await?.pop())
+}
+
+async fn by_evidence(
+    conn: &mut Conn<'_>,
+    uuid: Option<SystemUuid>,
+    serial: Option<&Serial>,
+    macs: &[Mac],
+    bmc: Option<&BmcAddress>,
+) -> Result<Vec<Machine>> {
+    let macs: Vec<String> = macs.iter().map(Mac::to_string).collect();
+    let sql = sqlx::AssertSqlSafe(format!(
+        "SELECT {MACHINE_COLUMNS} FROM machines WHERE uuid = $1 OR serial_folded = $2
+         OR id IN (SELECT machine_id FROM machine_macs WHERE mac IN ({}))
+         OR id IN (SELECT machine_id FROM bmcs WHERE address = $3) ORDER BY created_at",
+        placeholders(4, macs.len())
+    ));
+    let rows: Vec<MachineRow> = in_conn!(&mut *conn, c => {
+        let mut q = sqlx::query_as(sql)
+            .bind(uuid.map(|u| u.to_string()))
+            .bind(serial.map(folded))
+            .bind(bmc.map(ToString::to_string));
+        for mac in &macs {
+            q = q.bind(mac);
+        }
+        q.fetch_all(c).await
+    })?;
+    complete(conn, rows).await
+}
+
+/// A serial as it is compared: people and firmware write the same one in either case.
+fn folded(serial: &Serial) -> String {
+    serial.as_str().to_ascii_lowercase()
+}
+
+/// Machine rows with their MACs and BMCs.
+async fn complete(conn: &mut Conn<'_>, rows: Vec<MachineRow>) -> Result<Vec<Machine>> {
+    if rows.is_empty() {
+        return Ok(Vec::new());
+    }
+    // A few machines: ask for theirs. Many: read all once, which is cheaper than a list of a thousand ids.
+    let ids: Vec<String> = if rows.len() <= 50 { rows.iter().map(|r| r.id.clone()).collect() } else { Vec::new() };
+    let narrow = if ids.is_empty() { String::new() } else { format!(" WHERE machine_id IN ({})", placeholders(1, ids.len())) };
+    let mac_sql = sqlx::AssertSqlSafe(format!("SELECT mac, machine_id FROM machine_macs{narrow} ORDER BY first_seen_at, mac"));
+    let bmc_sql = sqlx::AssertSqlSafe(format!("SELECT {BMC_COLUMNS} FROM bmcs{narrow}"));
+    let mac_rows: Vec<MacRow> = in_conn!(&mut *conn, c => {
+        let mut q = sqlx::query_as(mac_sql);
+        for id in &ids {
+            q = q.bind(id);
+        }
+        q.fetch_all(c).await
+    })?;
+    let bmc_rows: Vec<BmcRow> = in_conn!(&mut *conn, c => {
+        let mut q = sqlx::query_as(bmc_sql);
+        for id in &ids {
+            q = q.bind(id);
+        }
+        q.fetch_all(c).await
+    })?;
+    let mut macs: HashMap<String, Vec<Mac>> = HashMap::new();
+    for row in mac_rows {
+        let mac = parse("machine_macs", &row.mac, &row.mac)?;
+        macs.entry(row.machine_id).or_default().push(mac);
+    }
+    let mut bmcs: HashMap<MachineId, BmcStatus> = bmc_rows.into_iter().map(BmcRow::into_status).collect::<Result<_>>()?;
+    rows.into_iter()
+        .map(|row| {
+            let id: MachineId = parse("machines", &row.id, &row.id)?;
+            let macs = macs.remove(&row.id).unwrap_or_default();
+            row.into_machine(macs, bmcs.remove(&id))
+        })
+        .collect()
+}
+
 /// `$4, $5, $6`, or `NULL` (matches nothing) for an empty list: an empty selection means nothing, never everything.
 pub(crate) fn placeholders(from: usize, count: usize) -> String {
     if count == 0 {
@@ -330,13 +353,23 @@ pub(crate) fn placeholders(from: usize, count: usize) -> String {
 }
 
 impl Tx {
+    /// [`Store::machine`], as this transaction sees it.
+    pub async fn machine(&mut self, id: MachineId) -> Result<Option<Machine>> {
+        one(&mut self.conn(), id).await
+    }
+
+    /// [`Store::machines_by_evidence`], as this transaction sees them.
+    pub async fn machines_by_evidence(&mut self, uuid: Option<SystemUuid>, serial: Option<&Serial>, macs: &[Mac]) -> Result<Vec<Machine>> {
+        by_evidence(&mut self.conn(), uuid, serial, macs, None).await
+    }
+
     pub async fn insert_machine(&mut self, m: &Machine) -> Result<()> {
         let doc = doc_of(m)?;
         self.touch(Some(m.id));
         in_tx!(self, c => sqlx::query(
             "INSERT INTO machines (id, rev, name, lifecycle, lifecycle_since, serial, uuid, arch, firmware, rack, u, boot_intent, image,
-                current_run, doc, created_at, first_seen_at, last_seen_at, accepted_at, due_at, fence)
-             VALUES ($1, 1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $15, 0)")
+                current_run, doc, created_at, first_seen_at, last_seen_at, accepted_at, due_at, fence, serial_folded)
+             VALUES ($1, 1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $15, 0, $19)")
             .bind(m.id.to_string())
             .bind(m.name.as_str())
             .bind(m.lifecycle.to_string())
@@ -355,6 +388,7 @@ impl Tx {
             .bind(m.first_seen_at.map(|t| t.0))
             .bind(m.last_seen_at.map(|t| t.0))
             .bind(m.accepted_at.map(|t| t.0))
+            .bind(m.serial.as_ref().map(folded))
             .execute(c).await.map(|_| ()))?;
         self.put_macs(m.id, &m.macs, m.created_at).await
     }
@@ -369,7 +403,7 @@ impl Tx {
         let changed = in_tx!(self, c => sqlx::query(
             "UPDATE machines SET rev = rev + 1, name = $3, lifecycle = $4, lifecycle_since = $5, serial = $6, uuid = $7, arch = $8,
                 firmware = $9, rack = $10, u = $11, boot_intent = $12, image = $13, current_run = $14, doc = $15, first_seen_at = $16,
-                last_seen_at = $17, accepted_at = $18, due_at = $19, lease_owner = NULL, lease_until = NULL
+                last_seen_at = $17, accepted_at = $18, due_at = $19, serial_folded = $20, lease_owner = NULL, lease_until = NULL
              WHERE id = $1 AND rev = $2")
             .bind(m.id.to_string())
             .bind(m.rev)
@@ -390,18 +424,25 @@ impl Tx {
             .bind(m.last_seen_at.map(|t| t.0))
             .bind(m.accepted_at.map(|t| t.0))
             .bind(due.map(|t| t.0))
+            .bind(m.serial.as_ref().map(folded))
             .execute(c).await.map(|r| r.rows_affected()))?;
         if changed == 1 { Ok(()) } else { Err(StoreError::Conflict) }
     }
 
-    /// Adds MACs to a machine; a MAC that another machine holds moves over (the caller decided that and says so).
+    /// Adds MACs to a machine. A MAC that another machine holds is not taken from it: see [`Tx::delete_mac`].
+    ///
+    /// # Errors
+    /// `Conflict` when another machine holds one of them.
     pub async fn put_macs(&mut self, machine: MachineId, macs: &[Mac], at: Timestamp) -> Result<()> {
         for mac in macs {
-            in_tx!(self, c => sqlx::query(
+            let written = in_tx!(self, c => sqlx::query(
                 "INSERT INTO machine_macs (mac, machine_id, first_seen_at) VALUES ($1, $2, $3)
-                 ON CONFLICT (mac) DO UPDATE SET machine_id = excluded.machine_id")
+                 ON CONFLICT (mac) DO UPDATE SET machine_id = machine_macs.machine_id WHERE machine_macs.machine_id = excluded.machine_id")
                 .bind(mac.to_string()).bind(machine.to_string()).bind(at.0)
-                .execute(c).await.map(|_| ()))?;
+                .execute(c).await.map(|r| r.rows_affected()))?;
+            if written != 1 {
+                return Err(StoreError::Conflict);
+            }
         }
         self.touch(Some(machine));
         Ok(())
@@ -440,13 +481,22 @@ impl Tx {
         Ok(())
     }
 
-    /// Writes what the last exchanges with the BMC showed. Address, user and password stay.
+    /// Forgets the certificate that was pinned for a machine's BMC: the next contact pins what it sees.
+    pub async fn forget_bmc_pin(&mut self, machine: MachineId) -> Result<()> {
+        self.touch(Some(machine));
+        in_tx!(self, c => sqlx::query("UPDATE bmcs SET tls_pin = NULL WHERE machine_id = $1")
+            .bind(machine.to_string()).execute(c).await.map(|_| ()))?;
+        Ok(())
+    }
+
+    /// Writes what the last exchanges with the BMC at `status.address` showed. Address, user and password stay. Nothing is
+    /// written when the machine has another BMC by now: the late answer of an old one says nothing about the new.
     pub async fn update_bmc(&mut self, machine: MachineId, status: &BmcStatus) -> Result<()> {
         let identity = to_json(&status.identity)?;
         self.touch(Some(machine));
         in_tx!(self, c => sqlx::query(
             "UPDATE bmcs SET protocol = $2, identity = $3, power = $4, power_seen_at = $5, last_ok_at = $6, fault = $7, auth_failures = $8,
-                paused_until = $9, tls_pin = $10 WHERE machine_id = $1")
+                paused_until = $9, tls_pin = $10 WHERE machine_id = $1 AND address = $11")
             .bind(machine.to_string())
             .bind(status.protocol.map(|p| p.to_string()))
             .bind(&identity)
@@ -457,6 +507,7 @@ impl Tx {
             .bind(i64::from(status.auth_failures))
             .bind(status.paused_until.map(|t| t.0))
             .bind(status.tls_pin.map(|p| p.to_string()))
+            .bind(status.address.to_string())
             .execute(c).await.map(|_| ()))?;
         Ok(())
     }
@@ -491,12 +542,13 @@ impl Tx {
         Ok(())
     }
 
-    /// Notes a sign of life. Does not raise the revision: a packet must not make a person's edit fail.
+    /// Notes a sign of life. Does not raise the revision: a packet must not make a person's edit fail. Its firmware kind and
+    /// architecture fill what nobody told yet: anyone can send a packet, and a step boots and writes by them.
     pub async fn note_seen(&mut self, machine: MachineId, at: Timestamp, firmware: Option<FirmwareKind>, arch: Option<Arch>) -> Result<()> {
         self.touch(Some(machine));
         in_tx!(self, c => sqlx::query(
-            "UPDATE machines SET last_seen_at = $2, first_seen_at = COALESCE(first_seen_at, $2), firmware = COALESCE($3, firmware),
-                arch = COALESCE($4, arch) WHERE id = $1")
+            "UPDATE machines SET last_seen_at = $2, first_seen_at = COALESCE(first_seen_at, $2), firmware = COALESCE(firmware, $3),
+                arch = COALESCE(arch, $4) WHERE id = $1")
             .bind(machine.to_string()).bind(at.0)
             .bind(firmware.map(|f| f.to_string()))
             .bind(arch.map(|a| a.to_string()))

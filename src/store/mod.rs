@@ -16,13 +16,15 @@ pub mod machines;
 pub mod open;
 pub mod parts;
 pub mod polls;
+pub mod retention;
 pub mod samples;
 pub mod sheets;
 pub mod work;
 
 use std::path::PathBuf;
 
-use sqlx::{Postgres, Sqlite};
+use sqlx::pool::PoolConnection;
+use sqlx::{PgConnection, Postgres, Sqlite, SqliteConnection};
 use tokio::sync::broadcast;
 
 use crate::domain::id::MachineId;
@@ -83,20 +85,39 @@ pub enum StoreError {
     BadRow { table: &'static str, id: String, why: String },
     #[error("the record was changed by someone else meanwhile; read it again and retry")]
     Conflict,
+    #[error("a text holds a NUL character, which the database cannot keep")]
+    NotText,
     #[error("the database refused")]
     Db(#[source] sqlx::Error),
     #[error("the store is shutting down")]
     Closed,
 }
 
+/// PostgreSQL errors after which the same transaction may well succeed: serialization_failure, deadlock_detected.
+const TRY_AGAIN: [&str; 2] = ["40001", "40P01"];
+/// PostgreSQL's character_not_in_repertoire and untranslatable_character: its TEXT holds no NUL.
+const NOT_TEXT: [&str; 2] = ["22021", "22P05"];
+
 impl From<sqlx::Error> for StoreError {
     fn from(e: sqlx::Error) -> Self {
+        let Some(refused) = e.as_database_error() else { return Self::Db(e) };
+        // Someone wrote the same name, MAC or address between our look and our write.
+        if refused.is_unique_violation() {
+            return Self::Conflict;
+        }
+        if refused.try_downcast_ref::<sqlx::postgres::PgDatabaseError>().is_some() {
+            let code = refused.code().unwrap_or_default();
+            return match code.as_ref() {
+                again if TRY_AGAIN.contains(&again) => Self::Conflict,
+                text if NOT_TEXT.contains(&text) => Self::NotText,
+                _ => Self::Db(e),
+            };
+        }
         // SQLite primary result codes: 5 BUSY, 8 READONLY, 13 FULL, 11 CORRUPT, 26 NOTADB (sqlite.org/rescode.html).
-        let code = e.as_database_error().and_then(|d| d.code()).and_then(|c| c.parse::<i64>().ok()).map(|c| c & 0xff);
-        match (code, &e) {
-            (Some(13), _) => Self::Full,
-            (Some(11 | 26), _) => Self::Damaged { path: "in use".to_owned(), why: e.to_string() },
-            (Some(8), _) => Self::ReadOnly { path: "in use".to_owned(), why: e.to_string() },
+        match refused.code().and_then(|c| c.parse::<i64>().ok()).map(|c| c & 0xff) {
+            Some(13) => Self::Full,
+            Some(11 | 26) => Self::Damaged { path: "in use".to_owned(), why: e.to_string() },
+            Some(8) => Self::ReadOnly { path: "in use".to_owned(), why: e.to_string() },
             _ => Self::Db(e),
         }
     }
@@ -144,7 +165,54 @@ macro_rules! in_pool {
 }
 pub(crate) use in_pool;
 
+/// A connection to read on: one of the pool's, or that of a transaction. A read in a transaction must go through the
+/// transaction: asking the pool for a second connection while holding one is a deadlock once all are held.
+pub(crate) enum Conn<'a> {
+    Sqlite(&'a mut SqliteConnection),
+    Postgres(&'a mut PgConnection),
+}
+
+/// A connection borrowed from the pool.
+pub(crate) enum Borrowed {
+    Sqlite(PoolConnection<Sqlite>),
+    Postgres(PoolConnection<Postgres>),
+}
+
+impl Borrowed {
+    pub(crate) fn conn(&mut self) -> Conn<'_> {
+        match self {
+            Self::Sqlite(c) => Conn::Sqlite(c),
+            Self::Postgres(c) => Conn::Postgres(c),
+        }
+    }
+}
+
+/// Expands `$body` once per engine with `$c` bound to the connection.
+macro_rules! in_conn {
+    ($conn:expr, $c:ident => $body:expr) => {
+        match $conn {
+            $crate::store::Conn::Sqlite(c) => {
+                let $c = &mut **c;
+                $body
+            }
+            $crate::store::Conn::Postgres(c) => {
+                let $c = &mut **c;
+                $body
+            }
+        }
+    };
+}
+pub(crate) use in_conn;
+
 impl Store {
+    /// A connection for several reads in a row.
+    pub(crate) async fn reading(&self) -> Result<Borrowed> {
+        Ok(match self.pool() {
+            Pool::Sqlite { read, .. } => Borrowed::Sqlite(read.acquire().await?),
+            Pool::Postgres(pool) => Borrowed::Postgres(pool.acquire().await?),
+        })
+    }
+
     pub(crate) fn pool(&self) -> &Pool {
         &self.inner.pool
     }
@@ -189,6 +257,14 @@ impl Store {
 }
 
 impl Tx {
+    /// The transaction's connection, to read on.
+    pub(crate) fn conn(&mut self) -> Conn<'_> {
+        match &mut self.inner {
+            TxInner::Sqlite(t) => Conn::Sqlite(t),
+            TxInner::Postgres(t) => Conn::Postgres(t),
+        }
+    }
+
     /// Marks a machine as changed; announced after the commit.
     pub fn touch(&mut self, machine: Option<MachineId>) {
         if !self.touched.contains(&machine) {

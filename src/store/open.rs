@@ -1,5 +1,6 @@
 //! Opening the database: look before touching, migrate, say clearly what is wrong.
 
+use std::io::Read;
 use std::path::Path;
 use std::str::FromStr;
 use std::time::Duration;
@@ -79,9 +80,10 @@ async fn open_sqlite(path: &Path) -> Result<Pool> {
 
 /// Checks an existing file without writing to it: SQLite header, integrity, version, permission.
 async fn look_before_touching(path: &Path, shown: &str) -> Result<()> {
-    let head = std::fs::read(path)
-        .map_err(|e| StoreError::Open { path: shown.to_owned(), why: e.to_string() })
-        .map(|b| b.get(..16).map(<[u8]>::to_vec).unwrap_or(b))?;
+    let mut head = Vec::with_capacity(16);
+    std::fs::File::open(path)
+        .and_then(|file| file.take(16).read_to_end(&mut head))
+        .map_err(|e| StoreError::Open { path: shown.to_owned(), why: e.to_string() })?;
     if !head.is_empty() && head != b"SQLite format 3\0" {
         return Err(StoreError::Damaged { path: shown.to_owned(), why: "it does not begin as a SQLite file does".to_owned() });
     }
