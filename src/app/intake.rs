@@ -12,7 +12,7 @@ use crate::domain::boot::BootStage;
 use crate::domain::event::{NewEvent, Severity};
 use crate::domain::id::{EventId, Mac, MachineId, Name, RunId, TaskId};
 use crate::domain::inventory::Inventory;
-use crate::domain::machine::{BootIntent, Hardware, Lifecycle, Machine, Want};
+use crate::domain::machine::{BootIntent, Hardware, Lifecycle, Machine, Want, part_serials};
 use crate::domain::time::Timestamp;
 use crate::netboot::peers::{Peers, Sight};
 pub use crate::store::agent::AgentSession as Session;
@@ -93,15 +93,14 @@ impl Intake {
         if evidence.macs.is_empty() {
             return Err(IntakeError::Refused("the agent reported no network card, so it cannot be told which machine this is".to_owned()));
         }
-        let candidates = self.store.machines_by_evidence(evidence.uuid, evidence.serial.as_ref(), &evidence.macs, None).await?;
-        let joined = join(&evidence, &candidates);
-        let known = match &joined {
-            Join::Same { machine, .. } => candidates.iter().find(|c| c.id == *machine),
-            Join::New { .. } | Join::Unclear { .. } => None,
-        };
-        let cards: Vec<Mac> = evidence.macs.iter().chain(known.iter().flat_map(|m| &m.macs)).copied().collect();
+        let name = free_name(&self.store, &evidence).await?;
+        // A first look, for what the network knows of this machine's cards: that is not asked with a transaction open.
+        let seen = self.store.machines_by_evidence(evidence.uuid, evidence.serial.as_ref(), &evidence.macs, None).await?;
+        let expected = record_of(&join(&evidence, &seen), &seen);
+        let cards: Vec<Mac> = evidence.macs.iter().chain(expected.iter().flat_map(|m| &m.macs)).copied().collect();
         let sight = self.peers.look(peer, &cards).await?;
         let mut tx = self.store.begin().await?;
+        // First of all the nonce: the same hello sent twice waits here for its twin and then finds the record that it made.
         let Some(used) = tx.use_boot_nonce(nonce, session, now).await? else {
             return Err(IntakeError::Refused(
                 "this boot's one-time word is unknown, used or older than 20 minutes; restart the machine from the network".to_owned(),
@@ -109,6 +108,13 @@ impl Intake {
         };
         if !evidence.macs.contains(&used.mac) {
             return Err(IntakeError::Refused(format!("this boot was given to {}, which is not a network card of this machine", used.mac)));
+        }
+        let candidates = tx.machines_by_evidence(evidence.uuid, evidence.serial.as_ref(), &evidence.macs).await?;
+        let joined = join(&evidence, &candidates);
+        let known = record_of(&joined, &candidates);
+        if known.map(|m| m.id) != expected.map(|m| m.id) {
+            // Someone was faster; look at the peer anew.
+            return Err(IntakeError::Store(StoreError::Conflict));
         }
         if let Err(why) = entitled(&used, known, &evidence, &sight) {
             drop(tx);
@@ -123,11 +129,13 @@ impl Intake {
                 let Some(mut m) = candidates.iter().find(|c| c.id == machine).cloned() else {
                     return Err(IntakeError::Store(StoreError::Conflict));
                 };
-                note_nics(&mut tx, &mut m, &candidates, &new_macs, &lost_macs, now).await?;
+                take_cards(&mut tx, &m, &candidates, &evidence.macs, now).await?;
+                note_nics(&mut tx, &mut m, &new_macs, &lost_macs, now).await?;
                 m
             }
             Join::New { twin_of } => {
-                let m = new_machine(&self.store, &evidence, now).await?;
+                let m = blank_machine(MachineId(clock::fresh_uuid()), name, &evidence, now);
+                take_cards(&mut tx, &m, &candidates, &evidence.macs, now).await?;
                 tx.insert_machine(&m).await?;
                 let text = format!("{} was discovered: its agent said hello from {}.", m.name, used.mac);
                 say(&mut tx, &m, "machine.discovered", Severity::Info, text, now).await?;
@@ -139,7 +147,9 @@ impl Intake {
                 m
             }
             Join::Unclear { why } => {
-                return Err(IntakeError::Refused(format!("this machine cannot be told from others: {why}; forget one of them")));
+                return Err(IntakeError::Refused(format!(
+                    "this machine cannot be told from others: {why}; forget the record that is wrong and start again"
+                )));
             }
         };
         tx.adopt_boots(used.mac, machine.id).await?;
@@ -217,7 +227,7 @@ impl Intake {
     pub async fn progress(&self, session: &Session, id: TaskId, progress: TaskProgress) -> Result<ProgressReply> {
         let task = self.store.task(id).await?.filter(|t| t.machine == session.machine).ok_or(IntakeError::Gone)?;
         if task.state == TaskState::Open {
-            let phase = progress.phase.chars().take(40).collect();
+            let phase = printable(&progress.phase, 40);
             let fact = Fact::TaskProgress {
                 task: id,
                 machine: session.machine,
@@ -248,27 +258,46 @@ impl Intake {
         Ok(())
     }
 
-    /// A fresh inventory within a session.
+    /// A fresh inventory within a session. It must be that of the same machine: a session is no licence to become another,
+    /// nor to take another's network cards.
     pub async fn inventory(&self, session: &Session, mut inventory: Inventory) -> Result<()> {
         let notes = inventory.cap();
         for _ in 0..TRIES {
-            let now = clock::now();
-            let mut machine = self.store.machine(session.machine).await?.ok_or(IntakeError::Unauthorized)?;
-            let mut tx = self.store.begin().await?;
-            note_inventory(&mut tx, &mut machine, &inventory, now).await?;
-            for note in &notes {
-                say(&mut tx, &machine, "machine.inventory_cut", Severity::Warning, note.clone(), now).await?;
-            }
-            match tx.update_machine(&machine, Some(now)).await {
-                Ok(()) => {
-                    tx.commit().await?;
-                    return Ok(());
-                }
-                Err(StoreError::Conflict) => {}
-                Err(e) => return Err(e.into()),
+            match self.try_inventory(session, &inventory, &notes).await {
+                Err(IntakeError::Store(StoreError::Conflict)) => {}
+                other => return other,
             }
         }
         Err(IntakeError::Store(StoreError::Conflict))
+    }
+
+    async fn try_inventory(&self, session: &Session, inventory: &Inventory, notes: &[String]) -> Result<()> {
+        let now = clock::now();
+        let evidence = evidence_of(inventory);
+        let mut tx = self.store.begin().await?;
+        let mut machine = tx.machine(session.machine).await?.ok_or(IntakeError::Unauthorized)?;
+        let candidates = tx.machines_by_evidence(evidence.uuid, evidence.serial.as_ref(), &evidence.macs).await?;
+        let not_it = |why: String| {
+            IntakeError::Refused(format!("the inventory is not that of {}: {why}; restart the machine from the network", machine.name))
+        };
+        match join(&evidence, &candidates) {
+            Join::Same { machine: same, .. } if same == machine.id => {}
+            Join::Same { machine: other, .. } => {
+                let other = candidates.iter().find(|c| c.id == other).map_or_else(|| other.to_string(), |m| m.name.to_string());
+                return Err(not_it(format!("it is that of {other}")));
+            }
+            Join::New { .. } => return Err(not_it("it fits no known machine".to_owned())),
+            Join::Unclear { why } => return Err(not_it(why)),
+        }
+        if let Some(other) = candidates.iter().find(|c| c.id != machine.id && c.macs.iter().any(|mac| evidence.macs.contains(mac))) {
+            return Err(not_it(format!("it has a network card of {}", other.name)));
+        }
+        note_inventory(&mut tx, &mut machine, inventory, now).await?;
+        for note in notes {
+            say(&mut tx, &machine, "machine.inventory_cut", Severity::Warning, note.clone(), now).await?;
+        }
+        tx.update_machine(&machine, Some(now)).await?;
+        Ok(tx.commit().await?)
     }
 
     /// Lines of an agent's log.
@@ -300,7 +329,8 @@ impl Intake {
         let now = clock::now();
         let mut tx = self.store.begin().await?;
         let Some((machine, run)) = tx.note_phone_home(token, &printable(body, 4000), now).await? else { return Ok(false) };
-        let name = self.store.machine(machine).await?.map_or_else(|| machine.to_string(), |m| m.name.to_string());
+        let record = tx.machine(machine).await?;
+        let name = record.as_ref().map_or_else(|| machine.to_string(), |m| m.name.to_string());
         let event = NewEvent {
             machine: Some(machine),
             run: Some(run),
@@ -312,9 +342,7 @@ impl Intake {
         tx.insert_event(EventId(clock::fresh_uuid()), now, &event).await?;
         tx.wake_machine_step(machine, now).await?;
         tx.commit().await?;
-        if let Some(m) = self.store.machine(machine).await?
-            && let Some(mac) = m.macs.first()
-        {
+        if let Some(mac) = record.as_ref().and_then(|m| m.macs.first()) {
             self.mark(*mac, Some(machine), BootStage::System, "cloud-init called home");
         }
         Ok(true)
@@ -354,18 +382,22 @@ fn entitled(used: &NonceUse, known: Option<&Machine>, evidence: &Evidence, sight
     }
 }
 
+/// The record that a join leads to.
+fn record_of<'a>(joined: &Join, candidates: &'a [Machine]) -> Option<&'a Machine> {
+    match joined {
+        Join::Same { machine, .. } => candidates.iter().find(|c| c.id == *machine),
+        Join::New { .. } | Join::Unclear { .. } => None,
+    }
+}
+
 fn evidence_of(inventory: &Inventory) -> Evidence {
     Evidence {
         uuid: inventory.system.uuid.filter(|u| u.is_usable()),
         serial: inventory.system.serial.clone(),
         macs: inventory.nics.iter().map(|n| n.mac).collect(),
+        parts: part_serials(inventory),
         source: Source::Agent,
     }
-}
-
-async fn new_machine(store: &Store, evidence: &Evidence, now: Timestamp) -> Result<Machine> {
-    let name = free_name(store, evidence).await?;
-    Ok(blank_machine(MachineId(clock::fresh_uuid()), name, evidence, now))
 }
 
 /// A machine of which nothing but its evidence is known.
@@ -399,7 +431,8 @@ pub fn blank_machine(id: MachineId, name: Name, evidence: &Evidence, now: Timest
     }
 }
 
-/// The serial as a hostname, or `m-` and the first MAC; with a number behind it when that name is taken.
+/// The serial as a hostname, or `m-` and the first MAC; with a number behind it when that name is taken. Someone may take it
+/// before it is written, which then is a `Conflict`.
 pub async fn free_name(store: &Store, evidence: &Evidence) -> Result<Name> {
     let mac = evidence.macs.first().map(|m| format!("m-{}", m.to_string().replace(':', "")));
     let wish = evidence
@@ -410,10 +443,11 @@ pub async fn free_name(store: &Store, evidence: &Evidence) -> Result<Name> {
         .or(mac)
         .unwrap_or_else(|| "machine".to_owned());
     let wish: String = wish.chars().take(55).collect();
+    let taken = store.names_like(wish.trim_end_matches('-')).await?;
     for n in 1..10_000 {
         let text = if n == 1 { wish.clone() } else { format!("{}-{n}", wish.trim_end_matches('-')) };
         let Some(name) = Name::nearest(&text) else { continue };
-        if !store.find_machines(name.as_str()).await?.iter().any(|m| m.name == name) {
+        if !taken.contains(&name) {
             return Ok(name);
         }
     }
@@ -447,18 +481,32 @@ async fn note_inventory(tx: &mut Tx, m: &mut Machine, inventory: &Inventory, now
     Ok(())
 }
 
-/// New and lost network cards of a known machine, as events; a card that another machine had moved over.
-async fn note_nics(tx: &mut Tx, m: &mut Machine, candidates: &[Machine], new: &[Mac], lost: &[Mac], now: Timestamp) -> Result<()> {
-    let list = |macs: &[Mac]| macs.iter().map(Mac::to_string).collect::<Vec<_>>().join(", ");
+/// Takes the cards that `m` has now from the records that held them, and says so there. The losers' revisions rise: who is
+/// deciding or writing with their old cards must read again.
+async fn take_cards(tx: &mut Tx, m: &Machine, candidates: &[Machine], macs: &[Mac], now: Timestamp) -> Result<()> {
+    for other in candidates.iter().filter(|c| c.id != m.id) {
+        let moved: Vec<Mac> = other.macs.iter().copied().filter(|mac| macs.contains(mac)).collect();
+        if moved.is_empty() {
+            continue;
+        }
+        for mac in &moved {
+            tx.delete_mac(other.id, *mac).await?;
+        }
+        tx.make_due(other.id, now).await?;
+        let text = format!("The network card {} moved from {} to {}.", list(&moved), other.name, m.name);
+        say(tx, other, "machine.nic_moved", Severity::Warning, text, now).await?;
+    }
+    Ok(())
+}
+
+fn list(macs: &[Mac]) -> String {
+    macs.iter().map(Mac::to_string).collect::<Vec<_>>().join(", ")
+}
+
+/// New and lost network cards of a known machine, as events.
+async fn note_nics(tx: &mut Tx, m: &mut Machine, new: &[Mac], lost: &[Mac], now: Timestamp) -> Result<()> {
     for mac in lost {
         tx.delete_mac(m.id, *mac).await?;
-    }
-    for other in candidates.iter().filter(|c| c.id != m.id) {
-        let moved: Vec<Mac> = new.iter().copied().filter(|mac| other.macs.contains(mac)).collect();
-        if !moved.is_empty() {
-            let text = format!("The network card {} moved from {} to {}.", list(&moved), other.name, m.name);
-            say(tx, other, "machine.nic_moved", Severity::Warning, text, now).await?;
-        }
     }
     // The first agent of a machine from a packing list brings its other cards: nothing to tell.
     let known_before = m.hardware.is_some();

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use utoipa::openapi::schema::{KnownFormat, ObjectBuilder, Schema, SchemaFormat, Type};
+use utoipa::openapi::schema::{ArrayBuilder, KnownFormat, ObjectBuilder, Schema, SchemaFormat, Type};
 use utoipa::openapi::{Ref, RefOr};
 use utoipa::{PartialSchema, ToSchema};
 
@@ -176,6 +176,7 @@ fn hardware() -> RefOr<Schema> {
         .property("disks", whole("fixed disks"))
         .property("disk_bytes", whole("bytes of all fixed disks"))
         .property("nics", whole("network ports"))
+        .property("part_serials", ArrayBuilder::new().items(text("a board's, chassis' or disk's serial", None, None)))
         .property("at", text("when it was read", Some(SchemaFormat::KnownFormat(KnownFormat::DateTime)), None))
         .build()
         .into()

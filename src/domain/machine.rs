@@ -179,7 +179,22 @@ pub struct Hardware {
     pub disks: u32,
     pub disk_bytes: u64,
     pub nics: u32,
+    /// Serials of boards, chassis and fixed disks, by which the machine is known again when its cards or board were changed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub part_serials: Vec<Serial>,
     pub at: Timestamp,
+}
+
+/// Part serials kept of one machine: enough to know it again by.
+const MAX_PART_SERIALS: usize = 64;
+
+/// Serials of boards, chassis and fixed disks that may tell one machine from another.
+pub fn part_serials(inventory: &Inventory) -> Vec<Serial> {
+    let system = &inventory.system;
+    let boards = [&system.board_serial, &system.chassis_serial].into_iter().flatten();
+    let disks = inventory.fixed_disks().filter_map(|d| d.serial.as_ref());
+    // A chassis or board that repeats the system's serial is no second piece of evidence.
+    boards.chain(disks).filter(|s| system.serial.as_ref() != Some(s)).take(MAX_PART_SERIALS).cloned().collect()
 }
 
 impl Hardware {
@@ -193,6 +208,7 @@ impl Hardware {
             disks: u32::try_from(inventory.fixed_disks().count()).unwrap_or(u32::MAX),
             disk_bytes: inventory.fixed_disks().map(|d| d.size_bytes).fold(0, u64::saturating_add),
             nics: u32::try_from(inventory.nics.len()).unwrap_or(u32::MAX),
+            part_serials: part_serials(inventory),
             at,
         }
     }

@@ -1,7 +1,7 @@
 //! The one desk behind DHCP, TFTP and HTTP: loads what is known of a machine, asks `decide::boot`, and notes what was
 //! seen for the boot timeline. A packet starts nothing; it is a fact.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -105,6 +105,55 @@ struct Memory {
     machines: HashMap<Mac, Option<MachineId>>,
     signs: HashMap<(Mac, BootStage, String), Timestamp>,
     seen: HashMap<MachineId, Timestamp>,
+    strays: Strays,
+    words: Words,
+}
+
+/// Whoever invents addresses must not make rows without end: this many cards that belong to no machine are noted in a
+/// [`WINDOW`], and this many get a word for a hello. A hall of new machines powered on together is less.
+const NEW_STRAYS: usize = 2000;
+/// Words for one card in a [`WINDOW`]: a machine that restarts as fast as it can asks for about ten.
+const WORDS_PER_CARD: u32 = 20;
+const WINDOW: Duration = Duration::from_secs(600);
+
+/// Cards without a record that were noted in this window.
+#[derive(Default)]
+struct Strays {
+    since: Option<Timestamp>,
+    macs: HashSet<Mac>,
+}
+
+impl Strays {
+    fn admit(&mut self, mac: Mac, now: Timestamp) -> bool {
+        if self.since.is_none_or(|since| now.since(since) >= WINDOW) {
+            self.since = Some(now);
+            self.macs.clear();
+        }
+        self.macs.contains(&mac) || (self.macs.len() < NEW_STRAYS && self.macs.insert(mac))
+    }
+}
+
+/// Words given in this window.
+#[derive(Default)]
+struct Words {
+    strays: Strays,
+    given: HashMap<Mac, u32>,
+}
+
+impl Words {
+    /// Whether this card gets another word. `known`: it belongs to a machine, whose kind the network cannot multiply.
+    fn give(&mut self, mac: Mac, known: bool, now: Timestamp) -> bool {
+        let before = self.strays.since;
+        if !self.strays.admit(mac, now) && !known {
+            return false;
+        }
+        if self.strays.since != before {
+            self.given.clear();
+        }
+        let given = self.given.entry(mac).or_default();
+        *given = given.saturating_add(1);
+        *given <= WORDS_PER_CARD
+    }
 }
 
 fn remember<K: std::hash::Hash + Eq, V>(map: &mut HashMap<K, V>, key: K, value: V) -> Option<V> {
@@ -160,12 +209,16 @@ impl Desk {
             uuid: query.uuid.filter(|u| u.is_usable()),
             serial: query.serial.clone(),
             macs: vec![query.mac],
+            parts: Vec::new(),
             source: Source::Packet,
         };
         let (machine, mut answer) = self.decide(&evidence, query.mac, BootRequest::Script(client)).await?;
-        if answer.give == Give::Script(Script::Ramdisk)
-            && let Some(why) = self.inner.peers.look(peer, &[query.mac]).await?.contradiction(&[query.mac])
-        {
+        let ramdisk = answer.give == Give::Script(Script::Ramdisk);
+        if ramdisk && !self.memory().words.give(query.mac, machine.is_some(), clock::now()) {
+            let why = "Too many ramdisk boots were asked for in ten minutes; it is told to try again.".to_owned();
+            tracing::warn!(mac = %query.mac, "no boot word is given: too many were asked for");
+            answer = BootAnswer { give: Give::Script(Script::Restart), to: BootTo::Nowhere, why };
+        } else if ramdisk && let Some(why) = self.inner.peers.look(peer, &[query.mac]).await?.contradiction(&[query.mac]) {
             let why = format!("It asked for the boot of {} and is not that machine: {why}. No ramdisk is given.", query.mac);
             answer = BootAnswer { give: Give::Script(Script::Restart), to: BootTo::Nowhere, why: why.clone() };
             if let Some(m) = &machine {
@@ -228,7 +281,11 @@ impl Desk {
             if before.is_some_and(|b| now.since(b) < SAME_SIGN) {
                 return;
             }
-            memory.machines.get(&sign.mac).copied().flatten()
+            let machine = memory.machines.get(&sign.mac).copied().flatten();
+            if machine.is_none() && !memory.strays.admit(sign.mac, now) {
+                return;
+            }
+            machine
         };
         let Sign { mac, client, stage, note } = sign;
         let fact = BootMarkFact { mac, machine, client, stage, at: now, note, fresh: clock::fresh_uuid() };
@@ -273,7 +330,7 @@ fn split_name(name: &str) -> (Option<Mac>, &str) {
 
 impl DhcpDesk for Desk {
     async fn boot(&self, who: Asker, request: BootRequest) -> Result<BootAnswer, String> {
-        let evidence = Evidence { uuid: who.uuid, serial: None, macs: vec![who.mac], source: Source::Packet };
+        let evidence = Evidence { uuid: who.uuid, serial: None, macs: vec![who.mac], parts: Vec::new(), source: Source::Packet };
         self.decide(&evidence, who.mac, request).await.map(|(_, answer)| answer).map_err(|e| chain(&e))
     }
 
@@ -341,6 +398,21 @@ impl TftpFiles for Desk {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn invented_addresses_are_noted_up_to_a_number_and_known_machines_always() {
+        let mac = |n: usize| Mac([2, 0, 0, 0, u8::try_from(n / 256).unwrap(), u8::try_from(n % 256).unwrap()]);
+        let (mut strays, mut words) = (Strays::default(), Words::default());
+        let noted = (0..3000).filter(|n| strays.admit(mac(*n), Timestamp(0))).count();
+        let given = (0..3000).filter(|n| words.give(mac(*n), false, Timestamp(0))).count();
+        assert_eq!((noted, given), (NEW_STRAYS, NEW_STRAYS));
+        assert!(strays.admit(mac(7), Timestamp(1)), "a card that is noted already goes on");
+        assert!(words.give(mac(2999), true, Timestamp(1)));
+        let again = (0..100).filter(|_| words.give(mac(2999), true, Timestamp(1))).count();
+        assert_eq!(again, usize::try_from(WORDS_PER_CARD).unwrap() - 1);
+        let later = Timestamp(0).plus(WINDOW);
+        assert!(strays.admit(mac(2999), later) && words.give(mac(2999), false, later));
+    }
 
     #[test]
     fn the_folder_of_a_boot_file_names_its_machine() {

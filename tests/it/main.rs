@@ -8,6 +8,7 @@ mod collect;
 mod demo;
 mod desk;
 mod dhcp;
+mod joins;
 mod lifecycle;
 mod orders;
 mod rack;

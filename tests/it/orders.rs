@@ -36,7 +36,7 @@ const LEASE: Duration = Duration::from_secs(60);
 /// A machine that was never heard of since it was put on a list.
 async fn machine(store: &Store) -> MachineId {
     let id = MachineId(clock::fresh_uuid());
-    let evidence = Evidence { uuid: None, serial: "LAB0001".parse().ok(), macs: vec![MAC], source: Source::PackingList };
+    let evidence = Evidence { uuid: None, serial: "SN00042".parse().ok(), macs: vec![MAC], parts: vec![], source: Source::PackingList };
     let m = blank_machine(id, "lab0001".parse().unwrap(), &evidence, clock::now());
     let mut tx = store.begin().await.unwrap();
     tx.insert_machine(&m).await.unwrap();
@@ -265,6 +265,12 @@ async fn the_attempt_of_a_restart_from_disk_is_written_before_the_bmc_is_told_an
     for on in both().await {
         let p = powered(&on.store).await;
         let (_, step) = at_step(&on.store, p.id, RunKind::Deploy, Lifecycle::Deploying, StepKind::BootDisk).await;
+        // Whose it is was asked before.
+        let mut known = on.store.machine(p.id).await.unwrap().unwrap().bmc.unwrap();
+        known.identity.serial = Some("SN00042".to_owned());
+        let mut tx = on.store.begin().await.unwrap();
+        tx.update_bmc(p.id, &known).await.unwrap();
+        tx.commit().await.unwrap();
         p.bmc.set_faults(Faults { reach: Reach::Dropped, ..Faults::default() });
         p.turn().await;
         assert_eq!(on.store.attempts(step).await.unwrap().len(), 1, "{}", on.name);

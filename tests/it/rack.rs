@@ -220,7 +220,8 @@ async fn rack(machines: usize) -> Rack {
     let sealer = Sealer::from_key(&Secret::new([7; 32]));
     for listing in fleet.listings() {
         let id = MachineId(clock::fresh_uuid());
-        let evidence = Evidence { uuid: None, serial: Some(listing.serial.clone()), macs: vec![listing.mac], source: Source::Agent };
+        let evidence =
+            Evidence { uuid: None, serial: Some(listing.serial.clone()), macs: vec![listing.mac], parts: vec![], source: Source::Agent };
         let name: Name = format!("r12-u{:02}", listing.number).parse().unwrap();
         let machine = blank_machine(id, name, &evidence, clock::now());
         let row = id.to_string();

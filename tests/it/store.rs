@@ -7,9 +7,10 @@ use hostler::app::intake::blank_machine;
 use hostler::clock;
 use hostler::decide::discovery::{Evidence, Source};
 use hostler::domain::boot::{BootStage, ClientArch};
-use hostler::domain::id::{Mac, MachineId, Serial};
+use hostler::domain::id::{Mac, MachineId, RunId, Serial, StepId};
 use hostler::domain::machine::{Lifecycle, Machine};
 use hostler::domain::time::Timestamp;
+use hostler::domain::work::{Run, RunKind, RunState, Step, StepKind, StepState};
 use hostler::store::facts::{BootMarkFact, Fact};
 use hostler::store::{Store, StoreConfig, StoreError};
 
@@ -17,7 +18,7 @@ use crate::support::engines::both;
 
 fn machine(n: u8) -> Machine {
     let serial: Serial = format!("LAB{n:04}").parse().unwrap();
-    let evidence = Evidence { uuid: None, serial: Some(serial), macs: vec![Mac([2, 0, 0, 0, 1, n])], source: Source::Agent };
+    let evidence = Evidence { uuid: None, serial: Some(serial), macs: vec![Mac([2, 0, 0, 0, 1, n])], parts: vec![], source: Source::Agent };
     blank_machine(MachineId(clock::fresh_uuid()), format!("lab{n:04}").parse().unwrap(), &evidence, clock::now())
 }
 
@@ -120,6 +121,73 @@ async fn two_claimants_never_get_the_same_machine() {
             }
         }
         assert_eq!(seen.len(), usize::from(MACHINES), "{}", on.name);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn two_claimants_never_get_the_same_step() {
+    for on in both().await {
+        const STEPS: u8 = 60;
+        let m = machine(1);
+        insert(&on.store, &m).await;
+        let now = clock::now();
+        let run = RunId(clock::fresh_uuid());
+        let step = |index: u8| Step {
+            id: StepId(clock::fresh_uuid()),
+            run,
+            machine: m.id,
+            index: index.into(),
+            kind: StepKind::WaitAgent,
+            state: StepState::Pending,
+            attempts: 0,
+            checkpoint: serde_json::Value::Null,
+            evidence: serde_json::Value::Null,
+            note: String::new(),
+            progress: None,
+            started_at: None,
+            ended_at: None,
+            deadline_at: None,
+            due_at: now,
+            fence: 0,
+        };
+        let steps: Vec<Step> = (0..STEPS).map(step).collect();
+        let row = Run {
+            id: run,
+            machine: m.id,
+            kind: RunKind::Enroll,
+            state: RunState::Running,
+            started_at: now,
+            ended_at: None,
+            actor: "test".into(),
+            steps: steps.clone(),
+        };
+        let mut tx = on.store.begin().await.unwrap();
+        tx.insert_run(&row).await.unwrap();
+        for step in &steps {
+            tx.start_step(step.id, m.id, now, now.plus(Duration::from_secs(600)), "").await.unwrap();
+        }
+        tx.commit().await.unwrap();
+        let claimants: Vec<_> = (0..8)
+            .map(|n| {
+                let store = on.store.clone();
+                tokio::spawn(async move {
+                    let mut got = Vec::new();
+                    for _ in 0..30 {
+                        let at = now.plus(Duration::from_secs(1));
+                        got.extend(store.claim_due_steps(&format!("owner{n}"), at, Duration::from_secs(60), 3).await.unwrap());
+                    }
+                    got
+                })
+            })
+            .collect();
+        let mut seen = HashSet::new();
+        for claimant in claimants {
+            for claim in claimant.await.unwrap() {
+                assert!(seen.insert(claim.id), "{}: claimed twice", on.name);
+                assert_eq!(claim.fence, 1);
+            }
+        }
+        assert_eq!(seen.len(), usize::from(STEPS), "{}", on.name);
     }
 }
 

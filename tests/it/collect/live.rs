@@ -47,7 +47,7 @@ impl Site {
 
     pub async fn machine(&self, n: u8, address: &BmcAddress, password: &str) -> MachineId {
         let serial: Serial = format!("LAB{n:04}").parse().unwrap();
-        let evidence = Evidence { uuid: None, serial: Some(serial), macs: vec![], source: Source::Agent };
+        let evidence = Evidence { uuid: None, serial: Some(serial), macs: vec![], parts: vec![], source: Source::Agent };
         let mut m = blank_machine(MachineId(clock::fresh_uuid()), format!("lab{n:04}").parse().unwrap(), &evidence, clock::now());
         m.accepted_at = Some(clock::now());
         let row = m.id.to_string();

@@ -25,7 +25,7 @@ fn at(secs: i64) -> Timestamp {
 
 async fn machine(store: &Store, n: u8) -> MachineId {
     let serial: Serial = format!("LAB{n:04}").parse().unwrap();
-    let evidence = Evidence { uuid: None, serial: Some(serial), macs: vec![], source: Source::Agent };
+    let evidence = Evidence { uuid: None, serial: Some(serial), macs: vec![], parts: vec![], source: Source::Agent };
     let mut m = blank_machine(MachineId(clock::fresh_uuid()), format!("lab{n:04}").parse().unwrap(), &evidence, clock::now());
     m.accepted_at = Some(clock::now());
     let mut tx = store.begin().await.unwrap();
