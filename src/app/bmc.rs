@@ -10,14 +10,15 @@ use crate::app::view::BmcView;
 use crate::app::{App, AppError, Result, need};
 use crate::bmc::{Answer, BmcAccess, BmcError};
 use crate::clock;
+use crate::decide::bmc_identity;
 use crate::domain::access::{Actor, Role};
-use crate::domain::bmc::{BmcAddress, BmcStatus};
+use crate::domain::bmc::{BmcAddress, BmcIdentity, BmcStatus};
 use crate::domain::id::MachineId;
 use crate::domain::machine::{Machine, Verb};
 use crate::domain::power::{PowerAction, PowerState};
 use crate::domain::secret::Secret;
 use crate::domain::time::spoken;
-use crate::engine::steps::StepError;
+use crate::engine::steps::{BMC_OF_ANOTHER, BMC_OF_ANOTHER_REMEDY, StepError};
 use crate::secret::Place;
 use crate::store::StoreError;
 
@@ -109,16 +110,16 @@ impl App {
         let now = clock::now();
         let mut tx = self.store().begin().await?;
         tx.put_bmc(id, &address, &user, &sealed).await?;
-        let detail =
-            serde_json::json!({ "address": address, "user": user, "password_changed": change.password.is_some(), "repin": change.repin });
+        if change.repin {
+            tx.forget_bmc_pin(id).await?;
+        }
+        let mut detail = bmc_detail(old, &address, &user, change.password.is_some());
+        detail["repin"] = change.repin.into();
         let text = format!("{} set the BMC of {} to {address} as {user}.", actor.name, machine.name);
         self.machine_deed(actor, now, "machine.bmc_set", &machine, detail, text).record(&mut tx).await?;
         tx.make_due(id, now).await?;
         tx.reset_polls(id, now).await?;
         tx.commit().await?;
-        if change.repin {
-            self.inner.engine.note_bmc(id, |status, _| status.tls_pin = None).await?;
-        }
         Ok(self.existing(id).await?.bmc.ok_or(AppError::Contended)?.into())
     }
 
@@ -165,6 +166,9 @@ impl App {
         };
         allowed(&machine, run.as_ref(), Verb::Power)?;
         let access = self.bmc_access(&machine).await?;
+        if machine.bmc.as_ref().is_some_and(|b| b.identity == BmcIdentity::default()) {
+            self.identify(&machine, &access).await?;
+        }
         let before = self.look(id, &access).await?;
         // Written before the command goes out: whoever reads the log later knows who pressed the button.
         let now = clock::now();
@@ -176,7 +180,7 @@ impl App {
         tx.commit().await?;
         let began = tokio::time::Instant::now();
         let answer = self.inner.engine.bmcs.set_power(id, &access, action).await;
-        self.noted(id, answer).await?;
+        self.noted(id, &access, answer).await?;
         let (mut after, mut seen) = (before, false);
         while !seen && began.elapsed() < WATCH {
             after = self.look(id, &access).await?;
@@ -199,12 +203,25 @@ impl App {
         Ok(PowerResult { action, before, after, seen, evidence })
     }
 
+    /// Asks the BMC who it is before the first command goes to its address; refuses one that belongs to another machine.
+    async fn identify(&self, machine: &Machine, access: &BmcAccess) -> Result<()> {
+        let answer = self.inner.engine.bmcs.identity(machine.id, access).await;
+        let identity = self.noted(machine.id, access, answer).await?;
+        bmc_identity::fits(&identity, machine).map_err(|why| AppError::Bmc {
+            code: BMC_OF_ANOTHER,
+            what: format!("the BMC at {} {why}", access.address),
+            hint: BMC_OF_ANOTHER_REMEDY.to_owned(),
+        })?;
+        self.inner.engine.note_bmc(machine.id, &access.address, |status, _| status.identity = identity).await?;
+        Ok(())
+    }
+
     async fn look(&self, id: MachineId, access: &BmcAccess) -> Result<PowerState> {
         let answer = self.inner.engine.bmcs.power(id, access).await;
-        let power = self.noted(id, answer).await?;
+        let power = self.noted(id, access, answer).await?;
         self.inner
             .engine
-            .note_bmc(id, |status, now| {
+            .note_bmc(id, &access.address, |status, now| {
                 status.power = Some(power);
                 status.power_seen_at = Some(now);
             })
@@ -213,12 +230,12 @@ impl App {
     }
 
     /// Records how an exchange went before its answer is used.
-    async fn noted<T>(&self, id: MachineId, answer: std::result::Result<Answer<T>, BmcError>) -> Result<T> {
+    async fn noted<T>(&self, id: MachineId, access: &BmcAccess, answer: std::result::Result<Answer<T>, BmcError>) -> Result<T> {
         match answer {
             Ok(Answer { value, protocol, tls_pin }) => {
                 self.inner
                     .engine
-                    .note_bmc(id, |status, now| {
+                    .note_bmc(id, &access.address, |status, now| {
                         status.protocol = Some(protocol);
                         status.tls_pin = status.tls_pin.or(tls_pin);
                         status.last_ok_at = Some(now);
@@ -230,7 +247,7 @@ impl App {
                 Ok(value)
             }
             Err(e) => {
-                self.inner.engine.note_bmc_failure(id, &e).await?;
+                self.inner.engine.note_bmc_failure(id, &access.address, &e).await?;
                 Err(e.into())
             }
         }
@@ -254,6 +271,17 @@ impl App {
             Err(e) => Err(e.into()),
         }
     }
+}
+
+/// What a change of a BMC record was, for the audit log. Never the password.
+pub(crate) fn bmc_detail(old: Option<&BmcStatus>, address: &BmcAddress, user: &str, password_changed: bool) -> serde_json::Value {
+    serde_json::json!({
+        "address": address,
+        "address_before": old.map(|b| &b.address),
+        "user": user,
+        "user_before": old.map(|b| &b.user),
+        "password_changed": password_changed,
+    })
 }
 
 /// Where a BMC password lies; part of what is authenticated.

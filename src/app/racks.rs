@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::app::bmc::{bmc_place, check_address, check_login};
+use crate::app::bmc::{bmc_detail, bmc_place, check_address, check_login};
 use crate::app::error::Flaw;
 use crate::app::intake::{blank_machine, free_name};
 use crate::app::{App, AppError, Deed, Result, need};
@@ -261,7 +261,7 @@ fn twins(lines: &[Line], flaws: &mut Vec<Flaw>) {
 /// What is to be written for one line.
 enum Write {
     New { machine: Box<Machine>, bmc: Option<LineBmc> },
-    Change { machine: Box<Machine>, macs: Vec<Mac>, bmc: Option<LineBmc> },
+    Change { machine: Box<Machine>, macs: Vec<Mac>, bmc: Option<LineBmc>, detail: serde_json::Value },
 }
 
 impl App {
@@ -303,7 +303,7 @@ impl App {
             }
             match known.as_slice() {
                 [] => writes.push(self.new_of(line, macs, &mut taken, &mut flaws, now).await?),
-                [machine] => writes.push(self.change_of(line, machine.clone(), &mut flaws, &mut report).await?),
+                [machine] => writes.push(self.change_of(actor, line, machine.clone(), &mut flaws, &mut report).await?),
                 [a, b, ..] => flaws.push(flaw(
                     line.number,
                     Some("serial"),
@@ -333,7 +333,7 @@ impl App {
                     report.not_turned_up.push(machine.name.clone());
                     (machine.id, bmc)
                 }
-                Write::Change { machine, macs, bmc } => {
+                Write::Change { machine, macs, bmc, detail } => {
                     match tx.update_machine(&machine, Some(now)).await {
                         Ok(()) => {}
                         Err(StoreError::Conflict) => return Err(AppError::Contended),
@@ -341,7 +341,7 @@ impl App {
                     }
                     tx.put_macs(machine.id, &macs, now).await?;
                     let text = format!("{} changed the record of {} by packing list.", actor.name, machine.name);
-                    self.machine_deed(actor, now, "machine.list_changed", &machine, serde_json::Value::Null, text).record(&mut tx).await?;
+                    self.machine_deed(actor, now, "machine.list_changed", &machine, detail, text).record(&mut tx).await?;
                     report.updated.push(machine.name.clone());
                     (machine.id, bmc)
                 }
@@ -379,7 +379,7 @@ impl App {
         flaws: &mut Vec<Flaw>,
         now: crate::domain::time::Timestamp,
     ) -> Result<Option<Write>> {
-        let evidence = Evidence { uuid: None, serial: line.serial.clone(), macs, source: Source::PackingList };
+        let evidence = Evidence { uuid: None, serial: line.serial.clone(), macs, parts: Vec::new(), source: Source::PackingList };
         let name = match &line.name {
             Some(name) => {
                 if self.store().find_machines(name.as_str()).await?.iter().any(|m| m.name == *name) {
@@ -401,6 +401,7 @@ impl App {
 
     async fn change_of(
         &self,
+        actor: &Actor,
         line: &Line,
         mut machine: Machine,
         flaws: &mut Vec<Flaw>,
@@ -420,11 +421,15 @@ impl App {
             report.not_turned_up.push(machine.name.clone());
         }
         let mut changed = false;
+        let mut detail = serde_json::json!({});
         if line.place.is_some() && machine.place != line.place {
+            detail["place"] = serde_json::json!(line.place);
+            detail["place_before"] = serde_json::json!(machine.place);
             machine.place = line.place.clone();
             changed = true;
         }
         if machine.serial.is_none() && line.serial.is_some() {
+            detail["serial"] = serde_json::json!(line.serial);
             machine.serial = line.serial.clone();
             changed = true;
         }
@@ -435,10 +440,15 @@ impl App {
                 flaws.push(flaw(line.number, Some("name"), format!("another machine is named {name}; choose another name")));
                 return Ok(None);
             }
+            detail["name"] = serde_json::json!(name);
+            detail["name_before"] = serde_json::json!(machine.name);
             machine.name = name.clone();
             changed = true;
         }
         let macs: Vec<Mac> = line.mac.into_iter().filter(|m| !machine.macs.contains(m)).collect();
+        if !macs.is_empty() {
+            detail["macs"] = serde_json::json!(macs);
+        }
         let bmc = match &line.bmc {
             Some(bmc) if !self.same_bmc(&machine, bmc).await? => Some(bmc.clone()),
             Some(_) | None => None,
@@ -447,17 +457,33 @@ impl App {
             report.unchanged += 1;
             return Ok(None);
         }
-        Ok(Some(Write::Change { machine: Box::new(machine), macs, bmc }))
+        if let Some(bmc) = &bmc {
+            // Whoever says where a machine's BMC is decides which machine its power commands reach: as in `set_bmc`.
+            if machine.bmc.is_some() && actor.role < Role::Admin {
+                flaws.push(flaw(
+                    line.number,
+                    Some("bmc"),
+                    format!("{} has a BMC already; changing it needs the role {}, yours is {}", machine.name, Role::Admin, actor.role),
+                ));
+                return Ok(None);
+            }
+            let password_changed = !self.same_password(&machine, bmc).await?;
+            detail["bmc"] = bmc_detail(machine.bmc.as_ref(), &bmc.address, &bmc.user, password_changed);
+        }
+        Ok(Some(Write::Change { machine: Box::new(machine), macs, bmc, detail }))
     }
 
     /// Whether the machine's BMC is known with this address and login already.
     async fn same_bmc(&self, machine: &Machine, line: &LineBmc) -> Result<bool> {
-        let Some(known) = machine.bmc.as_ref().filter(|b| b.address == line.address && b.user == line.user) else { return Ok(false) };
+        let same = machine.bmc.as_ref().is_some_and(|b| b.address == line.address && b.user == line.user);
+        Ok(same && self.same_password(machine, line).await?)
+    }
+
+    /// Whether the line has the stored password. One that cannot be opened any more (another key file) is replaced.
+    async fn same_password(&self, machine: &Machine, line: &LineBmc) -> Result<bool> {
         let Some(sealed) = self.store().bmc_sealed_password(machine.id).await? else { return Ok(false) };
         let row = machine.id.to_string();
-        // A password that cannot be opened any more (another key file) is replaced by the list's.
-        let same = self.sealer().unseal(&sealed, bmc_place(&row)).is_ok_and(|p| p == line.password);
-        Ok(same && known.user == line.user)
+        Ok(self.sealer().unseal(&sealed, bmc_place(&row)).is_ok_and(|p| p == line.password))
     }
 
     /// Racks by name with what stands in them; machines without a place last.

@@ -1,6 +1,7 @@
 //! Pure decisions: facts in, decision out. No clock, no randomness, no I/O.
 
 pub mod access;
+pub mod bmc_identity;
 pub mod boot;
 pub mod boot_timeline;
 pub mod correlate;

@@ -51,11 +51,13 @@ pub struct Decision {
     pub why: String,
 }
 
-/// The steps of a run, in order.
+/// The steps of a run, in order. Each begins with the BMC: before anything is switched or booted through it, it must still
+/// be that of this machine.
 pub fn recipe(kind: RunKind) -> &'static [StepKind] {
     match kind {
         RunKind::Enroll => &[StepKind::ContactBmc, StepKind::BootRamdisk, StepKind::WaitAgent, StepKind::Inventory, StepKind::PowerOff],
         RunKind::Deploy => &[
+            StepKind::ContactBmc,
             StepKind::CheckTarget,
             StepKind::BootRamdisk,
             StepKind::WaitAgent,
@@ -63,7 +65,7 @@ pub fn recipe(kind: RunKind) -> &'static [StepKind] {
             StepKind::BootDisk,
             StepKind::WaitSystem,
         ],
-        RunKind::Release => &[StepKind::BootRamdisk, StepKind::WaitAgent, StepKind::WipeDisks, StepKind::PowerOff],
+        RunKind::Release => &[StepKind::ContactBmc, StepKind::BootRamdisk, StepKind::WaitAgent, StepKind::WipeDisks, StepKind::PowerOff],
     }
 }
 
@@ -377,7 +379,7 @@ mod tests {
     #[test]
     fn a_step_past_its_deadline_fails_with_a_sentence_and_a_remedy() {
         let m = machine(1, None, None, &[]);
-        let r = run(RunKind::Deploy, &[StepState::Done, StepState::Done, StepState::Running]);
+        let r = run(RunKind::Deploy, &[StepState::Done, StepState::Done, StepState::Done, StepState::Running]);
         let d = decide(&Facts { machine: &m, run: Some(&r), now: NOW.plus(Duration::from_secs(61)) });
         let Next::FailRun { fault } = d.next else { panic!("{:?}", d.next) };
         assert!(fault.what.contains("the agent in the ramdisk to say hello") && !fault.remedy.is_empty());
@@ -404,12 +406,25 @@ mod tests {
 
     #[test]
     fn a_retry_without_an_agent_boots_the_ramdisk_again() {
-        let r = run(RunKind::Deploy, &[StepState::Done, StepState::Done, StepState::Done, StepState::Failed]);
-        assert_eq!(resume_from(&r, true), Some(3));
-        assert_eq!(resume_from(&r, false), Some(1));
-        let r =
-            run(RunKind::Deploy, &[StepState::Done, StepState::Done, StepState::Done, StepState::Done, StepState::Done, StepState::Failed]);
-        assert_eq!(resume_from(&r, false), Some(5));
+        let failed_at = |index: usize| {
+            let mut states = vec![StepState::Done; index];
+            states.push(StepState::Failed);
+            run(RunKind::Deploy, &states)
+        };
+        let at = |kind| recipe(RunKind::Deploy).iter().position(|k| *k == kind).unwrap();
+        let index = |kind| Some(u32::try_from(at(kind)).unwrap());
+        let r = failed_at(at(StepKind::WaitAgent));
+        assert_eq!(resume_from(&r, true), index(StepKind::WaitAgent));
+        assert_eq!(resume_from(&r, false), index(StepKind::BootRamdisk));
+        let r = failed_at(at(StepKind::WaitSystem));
+        assert_eq!(resume_from(&r, false), index(StepKind::WaitSystem));
+    }
+
+    #[test]
+    fn every_run_asks_the_bmc_whose_it_is_before_it_does_anything() {
+        for kind in [RunKind::Enroll, RunKind::Deploy, RunKind::Release] {
+            assert_eq!(recipe(kind).first(), Some(&StepKind::ContactBmc), "{kind}");
+        }
     }
 
     #[test]

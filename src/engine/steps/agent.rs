@@ -234,7 +234,7 @@ pub(super) async fn write_image(context: &mut Context) -> Result<StepOutcome, St
             disk: disk.clone(),
             grow: true,
             seed: Some(seed),
-            firmware: c.machine.firmware.or(inventory.firmware.kind),
+            firmware: inventory.firmware.kind.or(c.machine.firmware),
         }));
         Ok(Given { order, phone_token: Some(token) })
     })

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use crate::bmc::{Advice, BmcAccess, BmcError};
 use crate::clock;
-use crate::domain::bmc::BmcStatus;
+use crate::domain::bmc::{BmcAddress, BmcStatus};
 use crate::domain::id::MachineId;
 use crate::domain::time::Timestamp;
 use crate::domain::work::{StepKind, StepOutcome};
@@ -18,6 +18,10 @@ use crate::engine::execute::Context;
 use crate::secret::Place;
 use crate::store::StoreError;
 use crate::store::agent::AgentSession;
+
+/// Code and remedy for a BMC that says it belongs to another machine: nothing is done through it.
+pub const BMC_OF_ANOTHER: &str = "bmc_of_another_machine";
+pub const BMC_OF_ANOTHER_REMEDY: &str = "correct the BMC address of this machine (packing list, cabling), then try again";
 
 /// Why a step's exchange failed. Whether trying again may help is decided where it is known.
 #[derive(Debug, thiserror::Error)]
@@ -94,9 +98,17 @@ impl Engine {
         Ok(Some(access))
     }
 
-    /// Records what an exchange with the BMC showed.
-    pub async fn note_bmc(&self, machine: MachineId, change: impl FnOnce(&mut BmcStatus, Timestamp)) -> Result<(), StoreError> {
-        let Some(mut status) = self.store.machine(machine).await?.and_then(|m| m.bmc) else { return Ok(()) };
+    /// Records what an exchange with the BMC at `asked` showed. When the machine has another BMC by now nothing is recorded:
+    /// the late answer of the old one, its certificate included, says nothing about the new.
+    pub async fn note_bmc(
+        &self,
+        machine: MachineId,
+        asked: &BmcAddress,
+        change: impl FnOnce(&mut BmcStatus, Timestamp),
+    ) -> Result<(), StoreError> {
+        let Some(mut status) = self.store.machine(machine).await?.and_then(|m| m.bmc).filter(|b| b.address == *asked) else {
+            return Ok(());
+        };
         change(&mut status, clock::now());
         let mut tx = self.store.begin().await?;
         tx.update_bmc(machine, &status).await?;
@@ -104,9 +116,9 @@ impl Engine {
     }
 
     /// Records a failed exchange, so that the page shows it while the step retries.
-    pub async fn note_bmc_failure(&self, machine: MachineId, e: &BmcError) -> Result<(), StoreError> {
+    pub async fn note_bmc_failure(&self, machine: MachineId, asked: &BmcAddress, e: &BmcError) -> Result<(), StoreError> {
         let text = e.to_string();
-        self.note_bmc(machine, |status, _| {
+        self.note_bmc(machine, asked, |status, _| {
             let (failures, paused_until) = self.bmcs.login_failures(&status.address);
             status.auth_failures = failures;
             status.paused_until = paused_until;

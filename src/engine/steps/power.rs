@@ -6,80 +6,94 @@ use serde::{Deserialize, Serialize};
 
 use crate::bmc::{Answer, BmcAccess, BmcError};
 use crate::clock;
+use crate::decide::bmc_identity;
+use crate::domain::bmc::{BmcIdentity, BmcStatus};
 use crate::domain::id::TaskId;
 use crate::domain::power::{BootDevice, FirmwareKind, PowerAction, PowerState};
 use crate::domain::time::Timestamp;
 use crate::domain::work::StepOutcome;
 use crate::engine::execute::{Context, json};
-use crate::engine::steps::{StepError, is_alive};
+use crate::engine::steps::{BMC_OF_ANOTHER, BMC_OF_ANOTHER_REMEDY, StepError, is_alive};
+use crate::store::StoreError;
 
 /// How long a power command that may have gone out is given to show signs of life before it is sent again.
 const SIGNS_WITHIN: Duration = Duration::from_secs(60);
 
 /// Runs one BMC exchange and records what it showed.
 pub(super) async fn exchange<T>(context: &Context, outcome: Result<Answer<T>, BmcError>) -> Result<T, StepError> {
-    let id = context.machine.id;
     match outcome {
         Ok(answer) => {
             let (protocol, pin) = (answer.protocol, answer.tls_pin);
-            context
-                .engine
-                .note_bmc(id, |status, now| {
-                    status.protocol = Some(protocol);
-                    status.tls_pin = status.tls_pin.or(pin);
-                    status.last_ok_at = Some(now);
-                    status.fault = None;
-                    status.auth_failures = 0;
-                    status.paused_until = None;
-                })
-                .await?;
+            note(context, |status, now| {
+                status.protocol = Some(protocol);
+                status.tls_pin = status.tls_pin.or(pin);
+                status.last_ok_at = Some(now);
+                status.fault = None;
+                status.auth_failures = 0;
+                status.paused_until = None;
+            })
+            .await?;
             Ok(answer.value)
         }
         Err(e) => {
-            context.engine.note_bmc_failure(id, &e).await?;
+            if let Some(asked) = &context.machine.bmc {
+                context.engine.note_bmc_failure(context.machine.id, &asked.address, &e).await?;
+            }
             Err(e.into())
         }
     }
 }
 
-pub(super) async fn access(context: &Context) -> Result<Option<BmcAccess>, StepError> {
+/// Records what the BMC showed that the machine had when the step began: the one that was asked.
+pub(super) async fn note(context: &Context, change: impl FnOnce(&mut BmcStatus, Timestamp)) -> Result<(), StoreError> {
     match &context.machine.bmc {
-        Some(status) => context.engine.bmc_access(context.machine.id, status).await,
-        None => Ok(None),
+        Some(asked) => context.engine.note_bmc(context.machine.id, &asked.address, change).await,
+        None => Ok(()),
     }
+}
+
+/// What is needed to talk to the machine's BMC. Nothing is done through a BMC that did not say yet whose it is: after its
+/// address was entered or changed it is asked first.
+pub(super) async fn access(context: &Context) -> Result<Option<BmcAccess>, StepError> {
+    let Some(status) = &context.machine.bmc else { return Ok(None) };
+    let access = context.engine.bmc_access(context.machine.id, status).await?;
+    if let Some(access) = &access
+        && status.identity == BmcIdentity::default()
+    {
+        identify(context, access).await?;
+    }
+    Ok(access)
+}
+
+/// Asks the BMC who it is; refuses one that belongs to another machine.
+async fn identify(context: &Context, access: &BmcAccess) -> Result<BmcIdentity, StepError> {
+    let identity = exchange(context, context.engine.bmcs.identity(context.machine.id, access).await).await?;
+    if let Err(why) = bmc_identity::fits(&identity, &context.machine) {
+        return Err(StepError::lasting(BMC_OF_ANOTHER, format!("the BMC at {} {why}", access.address), BMC_OF_ANOTHER_REMEDY));
+    }
+    let seen = identity.clone();
+    note(context, |status, _| status.identity = seen).await?;
+    Ok(identity)
 }
 
 /// Identity and power state; refuses a BMC that belongs to another machine.
 pub(super) async fn contact_bmc(context: &mut Context) -> Result<StepOutcome, StepError> {
-    let Some(access) = access(context).await? else {
+    let id = context.machine.id;
+    let access = match &context.machine.bmc {
+        Some(status) => context.engine.bmc_access(id, status).await?,
+        None => None,
+    };
+    let Some(access) = access else {
         return Ok(StepOutcome::Skipped { note: "no BMC is known; power is switched by hand".to_owned() });
     };
-    let id = context.machine.id;
-    let identity = exchange(context, context.engine.bmcs.identity(id, &access).await).await?;
-    if let (Some(theirs), Some(ours)) = (&identity.serial, &context.machine.serial)
-        && theirs.parse::<crate::domain::id::Serial>().is_ok()
-        && !theirs.trim().eq_ignore_ascii_case(ours.as_str())
-    {
-        return Err(StepError::lasting(
-            "bmc_of_another_machine",
-            format!(
-                "the BMC at {} says it belongs to the machine with serial {theirs}, not to {} with serial {ours}",
-                access.address, context.machine.name
-            ),
-            "correct the BMC address of this machine (packing list, cabling), then retry",
-        ));
-    }
+    let identity = identify(context, &access).await?;
     let power = exchange(context, context.engine.bmcs.power(id, &access).await).await?;
-    let evidence = json(&identity);
-    context
-        .engine
-        .note_bmc(id, |status, now| {
-            status.identity = identity;
-            status.power = Some(power);
-            status.power_seen_at = Some(now);
-        })
-        .await?;
-    Ok(StepOutcome::Done { evidence, note: format!("the BMC at {} answers, power is {power}", access.address) })
+    note(context, |status, now| {
+        status.power = Some(power);
+        status.power_seen_at = Some(now);
+    })
+    .await?;
+    Ok(StepOutcome::Done { evidence: json(&identity), note: format!("the BMC at {} answers, power is {power}", access.address) })
 }
 
 /// What a step that restarts the machine remembers.
@@ -136,13 +150,11 @@ pub(super) async fn restart(context: &mut Context, access: &BmcAccess) -> Result
         context.memory.data = json(&memory);
     }
     exchange(context, sent).await?;
-    context
-        .engine
-        .note_bmc(id, |status, now| {
-            status.power = Some(PowerState::On);
-            status.power_seen_at = Some(now);
-        })
-        .await?;
+    note(context, |status, now| {
+        status.power = Some(PowerState::On);
+        status.power_seen_at = Some(now);
+    })
+    .await?;
     Ok((before, action))
 }
 
@@ -191,13 +203,11 @@ pub(super) async fn power_off(context: &mut Context) -> Result<StepOutcome, Step
         context.begin_attempt().await?;
         exchange(context, bmcs.set_power(id, &access, PowerAction::Off).await).await?;
     }
-    context
-        .engine
-        .note_bmc(id, |status, now| {
-            status.power = Some(PowerState::Off);
-            status.power_seen_at = Some(now);
-        })
-        .await?;
+    note(context, |status, now| {
+        status.power = Some(PowerState::Off);
+        status.power_seen_at = Some(now);
+    })
+    .await?;
     let mut tx = context.engine.store.begin().await?;
     tx.end_agent_sessions(id).await?;
     tx.commit().await?;

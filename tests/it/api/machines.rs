@@ -8,13 +8,15 @@ use hostler::domain::boot::Arch;
 use hostler::domain::id::{MachineId, RunId, Sha256, StepId};
 use hostler::domain::image::{Image, ImageFormat};
 use hostler::domain::machine::{Fault, Lifecycle, Machine};
-use hostler::domain::power::FirmwareKind;
+use hostler::domain::power::{FirmwareKind, PowerState};
 use hostler::domain::work::{Run, RunKind, RunState, Step, StepKind, StepState};
-use hostler::store::Store;
+use hostler::sim::bmc::Chassis;
+use hostler::store::{Store, StoreConfig};
 use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::kit::{Api, problem};
+use crate::bmc::kit::{setup, start};
 use crate::support::engines::both;
 
 const LIST: &str = "serial,mac,bmc_address,bmc_user,bmc_password,rack,u\n\
@@ -83,7 +85,8 @@ async fn a_packing_list_is_imported_once_and_shows_what_has_not_turned_up() {
             (0, 0, Some(3))
         );
         let moved = LIST.replace("R12,18", "R12,20").replace("canary-7f3a", "canary-7f3b");
-        let changed: Value = import(&api, &token, &moved).await.json().await.unwrap();
+        let admin = api.token(Role::Admin).await;
+        let changed: Value = import(&api, &admin, &moved).await.json().await.unwrap();
         assert_eq!(changed["updated"], json!(["s1", "s2"]));
 
         let racks: Value = api.get("/api/v1/racks", &token).await.json().await.unwrap();
@@ -355,5 +358,64 @@ async fn an_uploaded_image_is_checked_and_replaced_and_its_bytes_go_with_its_las
             assert_eq!(api.request(Method::DELETE, &format!("/api/v1/images/{name}"), &token).send().await.unwrap().status(), 204);
         }
         problem(api.request(Method::DELETE, "/api/v1/images/two", &token).send().await.unwrap(), 404, "not_found").await;
+    }
+}
+
+#[tokio::test]
+async fn an_operator_does_not_point_a_known_machine_at_another_bmc() {
+    for on in both().await {
+        let api = Api::on(&on.store).await;
+        let (operator, admin) = (api.token(Role::Operator).await, api.token(Role::Admin).await);
+        assert_eq!(import(&api, &operator, LIST).await.status(), 200, "{}: the first list names the BMCs", on.name);
+        let address = async || {
+            let found = on.store.find_machines("s1").await.unwrap();
+            found[0].bmc.as_ref().unwrap().address.to_string()
+        };
+        for (from, to) in [("10.0.0.1", "10.0.0.99"), ("root", "other"), ("canary-7f3a", "canary-new")] {
+            let body = problem(import(&api, &operator, &LIST.replace(from, to)).await, 422, "invalid").await;
+            assert_eq!((body["errors"][0]["line"].as_u64(), body["errors"][0]["field"].as_str()), (Some(2), Some("bmc")), "{body}");
+        }
+        assert_eq!(address().await, "10.0.0.1", "{}", on.name);
+        assert_eq!(import(&api, &admin, &LIST.replace("10.0.0.1", "10.0.0.99")).await.status(), 200, "{}", on.name);
+        assert_eq!(address().await, "10.0.0.99", "{}", on.name);
+        let sql = "SELECT detail FROM audit WHERE action = 'machine.list_changed'";
+        let detail: String = match &on.config {
+            StoreConfig::Sqlite { path } => {
+                let options = sqlx::sqlite::SqliteConnectOptions::new().filename(path).read_only(true);
+                sqlx::query_scalar(sql).fetch_one(&sqlx::SqlitePool::connect_with(options).await.unwrap()).await.unwrap()
+            }
+            StoreConfig::Postgres { url } => {
+                sqlx::query_scalar(sql).fetch_one(&sqlx::PgPool::connect(url.expose()).await.unwrap()).await.unwrap()
+            }
+        };
+        let told: Value = serde_json::from_str(&detail).unwrap();
+        assert_eq!((&told["bmc"]["address"], &told["bmc"]["address_before"]), (&json!("10.0.0.99"), &json!("10.0.0.1")), "{detail}");
+        assert_eq!(told["bmc"]["password_changed"], false, "{detail}");
+        assert!(!detail.contains("canary"), "{detail}");
+    }
+}
+
+#[tokio::test]
+async fn no_power_command_goes_to_a_bmc_that_belongs_to_another_machine() {
+    for on in both().await {
+        let api = Api::on(&on.store).await;
+        let (bmc, still) = start(PowerState::On, setup()).await;
+        let token = api.token(Role::Admin).await;
+        let list = "serial,mac\nOTHER1,52:54:00:00:00:01\nSN00042,52:54:00:00:00:02\n";
+        assert_eq!(import(&api, &token, list).await.status(), 200);
+        let set = async |name: &str| {
+            let body = json!({ "address": bmc.redfish_address().unwrap(), "user": "admin", "password": "secret" });
+            let response = api.request(Method::PUT, &format!("/api/v1/machines/{name}/bmc"), &token).json(&body).send().await.unwrap();
+            assert_eq!(response.status(), 200, "{}", on.name);
+            api.post(&format!("/api/v1/machines/{name}/power"), &token, &json!({ "action": "off" })).await
+        };
+        problem(set("other1").await, 502, "bmc_of_another_machine").await;
+        assert_eq!((still.actions(), still.power()), (vec![], PowerState::On), "{}", on.name);
+        let id = on.store.find_machines("other1").await.unwrap()[0].id;
+        let mut tx = on.store.begin().await.unwrap();
+        tx.delete_machine(id).await.unwrap();
+        tx.commit().await.unwrap();
+        assert_eq!(set("sn00042").await.status(), 200, "{}", on.name);
+        assert_eq!(still.power(), PowerState::Off, "{}", on.name);
     }
 }
