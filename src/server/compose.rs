@@ -107,7 +107,7 @@ pub async fn start(config: &Config) -> Result<Service, StartError> {
     if config.collect.enabled {
         tasks.spawn("collector", collector.run(tasks.stop()));
     }
-    tasks.spawn("sweep", crate::engine::sweep::run(store.clone(), tasks.stop()));
+    tasks.spawn("sweep", crate::engine::sweep::run(store.clone(), config.keep.settings(), tasks.stop()));
     let netboot = match &place {
         Some(place) => Some(netboot::start(config, place, &store, &mut tasks).await?),
         None => None,

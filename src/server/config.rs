@@ -12,6 +12,7 @@ use crate::domain::id::Mac;
 use crate::domain::secret::Secret;
 use crate::engine::collect::CollectSettings;
 use crate::store::StoreConfig;
+use crate::store::retention::Keep;
 
 /// Where the pages and the API are served unless told otherwise.
 pub const DEFAULT_LISTEN: &str = "127.0.0.1:8080";
@@ -37,6 +38,10 @@ const KEYS: &[&str] = &[
     "collect.at_once",
     "collect.samples_days",
     "collect.rollups_days",
+    "keep.runs_days",
+    "keep.events_days",
+    "keep.audit_days",
+    "keep.boots_days",
     "log.format",
     "log.level",
     "netboot.interface",
@@ -93,6 +98,58 @@ pub struct Config {
     pub netboot: NetbootConfig,
     #[serde(default)]
     pub collect: CollectConfig,
+    #[serde(default)]
+    pub keep: KeepConfig,
+}
+
+/// How long what happened is kept. Runs that a machine is at are kept always.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct KeepConfig {
+    pub runs_days: u32,
+    pub events_days: u32,
+    /// Who did what: at least as long as events.
+    pub audit_days: u32,
+    /// Boot timelines.
+    pub boots_days: u32,
+}
+
+impl Default for KeepConfig {
+    fn default() -> Self {
+        Self { runs_days: 180, events_days: 365, audit_days: 1095, boots_days: 90 }
+    }
+}
+
+impl KeepConfig {
+    pub fn settings(&self) -> Keep {
+        let days = |n: u32| Duration::from_secs(u64::from(n) * 86_400);
+        Keep {
+            runs: days(self.runs_days),
+            events: days(self.events_days),
+            audit: days(self.audit_days),
+            boots: days(self.boots_days),
+            ..Keep::default()
+        }
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        for (key, value) in [
+            ("runs_days", self.runs_days),
+            ("events_days", self.events_days),
+            ("audit_days", self.audit_days),
+            ("boots_days", self.boots_days),
+        ] {
+            if !(1..=36_500).contains(&value) {
+                return Err(ConfigError::Together(format!("keep.{key} must be between 1 and 36500")));
+            }
+        }
+        if self.audit_days < self.events_days {
+            return Err(ConfigError::Together(
+                "keep.audit_days is less than keep.events_days; the audit log outlives the events".to_owned(),
+            ));
+        }
+        Ok(())
+    }
 }
 
 /// How BMCs are polled. An interval is what is wanted: a BMC that is slow, or whose answers take many requests, is asked less
@@ -357,6 +414,7 @@ impl Config {
 
     fn check(&self) -> Result<(), ConfigError> {
         self.collect.check()?;
+        self.keep.check()?;
         let n = &self.netboot;
         let say = |text: &str| Err(ConfigError::Together(text.to_owned()));
         if n.dhcp != DhcpMode::Off && n.interface.is_none() {
@@ -554,6 +612,8 @@ mod tests {
         let config = load("", &[], &[]).unwrap();
         assert!(config.collect.enabled);
         assert_eq!(config.collect.settings(), CollectSettings::default());
+        assert_eq!(config.keep.settings(), Keep::default());
+        assert!(load("[keep]\naudit_days = 30", &[], &[]).is_err(), "the audit log outlives the events");
         let config = load("[collect]\nsensors_secs = 30", &[("HOSTLER__COLLECT__REQUESTS_PER_MINUTE", "6")], &[]).unwrap();
         assert_eq!((config.collect.sensors_secs, config.collect.requests_per_minute), (30, 6.0));
         for bad in ["power_secs = 0", "requests_per_minute = 0", "at_once = 100000", "rollups_days = 3", "sensor_secs = 5"] {
@@ -567,6 +627,8 @@ mod tests {
         let mut keys: Vec<String> = default.as_object().unwrap().keys().map(|k| format!("netboot.{k}")).collect();
         let collect = serde_json::to_value(CollectConfig::default()).unwrap();
         keys.extend(collect.as_object().unwrap().keys().map(|k| format!("collect.{k}")));
+        let keep = serde_json::to_value(KeepConfig::default()).unwrap();
+        keys.extend(keep.as_object().unwrap().keys().map(|k| format!("keep.{k}")));
         keys.extend(serde_json::to_value(LogConfig::default()).unwrap().as_object().unwrap().keys().map(|k| format!("log.{k}")));
         keys.extend(["listen", "state", "database", "ready_power_off"].map(str::to_owned));
         keys.sort();

@@ -15,7 +15,7 @@ use crate::agent::link::{LinkError, http_client};
 use crate::clock;
 use crate::domain::id::Name;
 use crate::server::compose::{self, Service, StartError};
-use crate::server::config::{CollectConfig, Config, DhcpMode, LogConfig, NetbootConfig, default_state};
+use crate::server::config::{CollectConfig, Config, DhcpMode, KeepConfig, LogConfig, NetbootConfig, default_state};
 use crate::server::shutdown::Ended;
 use crate::server::state::local_token;
 use crate::server::telemetry;
@@ -345,6 +345,7 @@ fn config(args: &DemoArgs, listen: SocketAddr, state: &Path, ports: &Ports) -> C
     // Simulated BMCs are not weak, and a visitor does not wait for a minute; a large rack is asked less often.
     let secs = (u32::from(args.machines) / 8).max(5);
     Config {
+        keep: KeepConfig::default(),
         collect: CollectConfig {
             power_secs: secs,
             sensors_secs: secs,
