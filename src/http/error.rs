@@ -1,5 +1,6 @@
 //! Errors as RFC 9457 problem details, whatever part of the server made them.
 
+use axum::body::Bytes;
 use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
 use axum::extract::{FromRequest, FromRequestParts, Request};
 use axum::http::request::Parts;
@@ -146,11 +147,26 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Json<T> {
     type Rejection = Problem;
 
     async fn from_request(request: Request, state: &S) -> Result<Self> {
-        match axum::Json::<T>::from_request(request, state).await {
+        let (head, body) = request.into_parts();
+        let body = Bytes::from_request(Request::from_parts(head.clone(), body), state)
+            .await
+            .map_err(|rejection| Problem::of_status(rejection.status()))?;
+        let nul = holds_nul(&body);
+        match axum::Json::<T>::from_request(Request::from_parts(head, body.into()), state).await {
+            Ok(_) if nul => Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid", "a text holds a NUL character")),
             Ok(axum::Json(value)) => Ok(Self(value)),
             Err(rejection) => Err(json_problem(&rejection)),
         }
     }
+}
+
+/// Whether a JSON text escapes a NUL, which no text of ours holds and PostgreSQL refuses. An even number of backslashes
+/// before the `u` is text that looks like it.
+fn holds_nul(json: &[u8]) -> bool {
+    json.windows(5).enumerate().filter(|(_, w)| w == b"u0000").any(|(at, _)| {
+        let backslashes = json[..at].iter().rev().take_while(|b| **b == b'\\').count();
+        backslashes % 2 == 1
+    })
 }
 
 fn json_problem(rejection: &JsonRejection) -> Problem {
@@ -198,5 +214,18 @@ impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for Path<T>
             Err(PathRejection::FailedToDeserializePathParams(e)) => Err(Problem::new(StatusCode::BAD_REQUEST, "bad_path", e.body_text())),
             Err(other) => Err(Problem::of_status(other.status())),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_escaped_nul_is_found_and_text_that_looks_like_one_is_not() {
+        assert!(holds_nul(br#"{"a": "x\u0000y"}"#));
+        assert!(holds_nul(br#"{"a": "\\\u0000"}"#));
+        assert!(!holds_nul(br#"{"a": "x\\u0000y"}"#));
+        assert!(!holds_nul(br#"{"a": "u0000"}"#));
     }
 }

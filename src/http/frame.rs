@@ -2,10 +2,11 @@
 //! some layer answered without a word.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use axum::Router;
-use axum::extract::Request;
+use axum::extract::{MatchedPath, Request};
 use axum::http::header::{self, HeaderName, HeaderValue};
 use axum::http::{StatusCode, Uri};
 use axum::middleware::Next;
@@ -35,9 +36,21 @@ impl Peer {
 #[derive(Clone, Debug)]
 pub struct RequestId(pub String);
 
+/// The template of the route that took the request, filled in once it is known.
+#[derive(Clone, Default)]
+struct Route(Arc<OnceLock<String>>);
+
+async fn note_route(request: Request, next: Next) -> Response {
+    if let (Some(route), Some(path)) = (request.extensions().get::<Route>(), request.extensions().get::<MatchedPath>()) {
+        route.0.get_or_init(|| path.as_str().to_owned());
+    }
+    next.run(request).await
+}
+
 /// Puts the frame around a router.
 pub fn wrap(router: Router) -> Router {
     router
+        .route_layer(axum::middleware::from_fn(note_route))
         .fallback(|| async { Problem::of_status(StatusCode::NOT_FOUND) })
         .method_not_allowed_fallback(|| async { Problem::of_status(StatusCode::METHOD_NOT_ALLOWED) })
         .layer(axum::extract::DefaultBodyLimit::max(BODY_LIMIT))
@@ -51,7 +64,17 @@ async fn frame(mut request: Request, next: Next) -> Response {
     let began = Instant::now();
     let unbounded = takes_its_time(&uri);
     let for_person = asks_for_page(&request);
-    let handled = next.run(request);
+    let route = Route::default();
+    request.extensions_mut().insert(route.clone());
+    // No text of ours holds a NUL, and PostgreSQL refuses it.
+    let handled = async {
+        match ["path", "query"].into_iter().zip([Some(uri.path()), uri.query()]).find(|(_, text)| text.is_some_and(|t| t.contains("%00"))) {
+            Some((part, _)) => {
+                Problem::new(StatusCode::BAD_REQUEST, &format!("bad_{part}"), format!("the {part} holds a NUL character")).into_response()
+            }
+            None => next.run(request).await,
+        }
+    };
     let response = if unbounded {
         handled.await
     } else {
@@ -74,13 +97,13 @@ async fn frame(mut request: Request, next: Next) -> Response {
     if let Ok(value) = HeaderValue::from_str(&id) {
         response.headers_mut().insert(X_REQUEST_ID, value);
     }
-    // The query may name what someone searched for, never a secret; bodies and headers are not logged.
+    // The route, not the path: a path may hold a secret (the phone-home token). Queries, bodies and headers are not logged.
     let (status, millis) = (response.status().as_u16(), began.elapsed().as_millis());
-    let path = uri.path();
+    let route = route.0.get().map_or("no route", String::as_str);
     if response.status().is_server_error() {
-        tracing::error!(request_id = %id, %method, path, status, millis, "request failed");
+        tracing::error!(request_id = %id, %method, route, status, millis, "request failed");
     } else {
-        tracing::debug!(request_id = %id, %method, path, status, millis, "request");
+        tracing::debug!(request_id = %id, %method, route, status, millis, "request");
     }
     response
 }

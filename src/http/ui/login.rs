@@ -54,11 +54,11 @@ pub struct LoginForm {
 }
 
 /// A path of ours to go to after the login, and nothing else: no other host, no scheme, no backslash that browsers read
-/// as a slash.
+/// as a slash, no tab or line end that they drop (`/<tab>/host` is `//host` to them).
 fn way_back(next: &str) -> &str {
     let ours = next.starts_with('/')
         && !next.starts_with("//")
-        && !next.contains(['\\', '\r', '\n'])
+        && !next.contains(|c: char| c == '\\' || c.is_control())
         && !next.starts_with("/login")
         && !next.starts_with("/logout")
         && !next.starts_with("/ui/");
@@ -175,9 +175,17 @@ mod tests {
 
     #[test]
     fn after_a_login_nobody_is_sent_to_another_site() {
-        for bad in
-            ["", "//evil.example", "https://evil.example", "/\\evil.example", "/login?next=/", "javascript:alert(1)", "/a\r\nSet-Cookie: x"]
-        {
+        for bad in [
+            "",
+            "//evil.example",
+            "https://evil.example",
+            "/\\evil.example",
+            "/login?next=/",
+            "javascript:alert(1)",
+            "/a\r\nSet-Cookie: x",
+            "/\t/evil.example",
+            "/\u{0}/evil.example",
+        ] {
             assert_eq!(way_back(bad), "/machines", "{bad}");
         }
         assert_eq!(way_back("/machines/x?said=y"), "/machines/x?said=y");
