@@ -245,6 +245,12 @@ fn a_seed_replaces_an_older_one_and_follows_no_link() {
     assert_eq!(write_seed(&root, &a_seed()).unwrap_err().code, "seed");
 }
 
+/// Says that a test cannot run here; with `HOSTLER_TEST_REQUIRE` (as `tests/run` sets it) that is a failure.
+fn skipped(what: &str) {
+    assert!(std::env::var_os("HOSTLER_TEST_REQUIRE").is_none(), "{what}");
+    eprintln!("skipped: {what}");
+}
+
 /// A loop device over a file of ones, listed as disk `vda` with serial `DISK1` in a tree of its own.
 struct Loop {
     dir: TempDir,
@@ -263,11 +269,11 @@ impl Loop {
         let device = match made {
             Ok(out) if out.status.success() => String::from_utf8(out.stdout).unwrap().trim().to_owned(),
             Ok(out) => {
-                eprintln!("skipped: no loop devices here: {}", String::from_utf8_lossy(&out.stderr));
+                skipped(&format!("no loop devices here: {}", String::from_utf8_lossy(&out.stderr)));
                 return None;
             }
             Err(e) => {
-                eprintln!("skipped: losetup does not run: {e}");
+                skipped(&format!("losetup does not run: {e}"));
                 return None;
             }
         };

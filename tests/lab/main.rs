@@ -36,6 +36,10 @@ fn main() -> ExitCode {
         return ipmi_bmc::chassis_hook(&args[1..]);
     }
     let wanted: Vec<&String> = args.iter().filter(|a| !a.starts_with("--")).collect();
+    if let Some(unknown) = wanted.iter().find(|w| !cases::ALL.iter().any(|c| c.name.contains(w.as_str()))) {
+        eprintln!("lab: no case is named like {unknown:?}; --list shows them");
+        return ExitCode::FAILURE;
+    }
     let chosen: Vec<&'static cases::Case> =
         cases::ALL.iter().filter(|c| wanted.is_empty() || wanted.iter().any(|w| c.name.contains(w.as_str()))).collect();
     if args.iter().any(|a| a == "--list") {

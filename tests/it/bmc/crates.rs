@@ -9,12 +9,13 @@ use hostler::sim::bmc::{RedfishFront, Setup};
 
 use super::kit::{setup, start};
 use super::process::said;
+use crate::support::skipped;
 
 /// Runs tests/peers; `None` after saying that it is not built.
 async fn peer(args: [String; 4]) -> Option<String> {
     let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/peers/release/peers");
     if !program.is_file() {
-        println!("skipped: {} is not built (tests/setup builds it)", program.display());
+        skipped(&format!("{} is not built (tests/setup builds it)", program.display()));
         return None;
     }
     let output = tokio::task::spawn_blocking(move || Command::new(program).args(args).output().unwrap()).await.unwrap();

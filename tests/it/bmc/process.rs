@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use crate::support::skipped;
+
 /// A child that ends with the test.
 pub struct Running(pub Child);
 
@@ -21,7 +23,7 @@ pub fn program(name: &str) -> Option<PathBuf> {
     let folders = std::env::var("PATH").unwrap_or_default();
     let found = std::env::split_paths(&folders).chain(["/usr/sbin".into(), "/sbin".into()]).map(|dir| dir.join(name)).find(|p| p.is_file());
     if found.is_none() {
-        println!("skipped: {name} is not installed (tests/setup installs it)");
+        skipped(&format!("{name} is not installed (tests/setup installs it)"));
     }
     found
 }
@@ -32,7 +34,7 @@ pub fn venv(name: &str) -> Option<PathBuf> {
         std::env::var_os("HOSTLER_VENV").map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("target/lab/venv"), PathBuf::from);
     let found = Some(venv.join("bin").join(name)).filter(|p| p.is_file());
     if found.is_none() {
-        println!("skipped: {name} is not in {} (tests/setup makes it; HOSTLER_VENV names another)", venv.display());
+        skipped(&format!("{name} is not in {} (tests/setup makes it; HOSTLER_VENV names another)", venv.display()));
     }
     found
 }

@@ -28,7 +28,7 @@ pub async fn both() -> Vec<OnEngine> {
             let config = StoreConfig::Postgres { url: Secret::new(server.new_database()) };
             out.push(OnEngine { name: "postgres", store: Store::open(&config).await.unwrap(), config, _dir: None });
         }
-        Err(why) => println!("skipped: the PostgreSQL half of this test: {why}"),
+        Err(why) => super::skipped(&format!("the PostgreSQL half of this test: {why}")),
     }
     out
 }
