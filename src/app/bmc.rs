@@ -230,7 +230,7 @@ impl App {
     }
 
     /// Records how an exchange went before its answer is used.
-    async fn noted<T>(&self, id: MachineId, access: &BmcAccess, answer: std::result::Result<Answer<T>, BmcError>) -> Result<T> {
+    pub(crate) async fn noted<T>(&self, id: MachineId, access: &BmcAccess, answer: std::result::Result<Answer<T>, BmcError>) -> Result<T> {
         match answer {
             Ok(Answer { value, protocol, tls_pin }) => {
                 self.inner
@@ -253,7 +253,7 @@ impl App {
         }
     }
 
-    async fn bmc_access(&self, machine: &Machine) -> Result<BmcAccess> {
+    pub(crate) async fn bmc_access(&self, machine: &Machine) -> Result<BmcAccess> {
         let none = || AppError::Refused {
             code: "no_bmc",
             what: format!("no BMC is known for {}", machine.name),

@@ -4,6 +4,7 @@
 
 pub mod access;
 pub mod bmc;
+pub mod bmc_acts;
 pub mod boot;
 pub mod error;
 pub mod events;
@@ -11,6 +12,8 @@ pub mod images;
 pub mod intake;
 pub mod login;
 pub mod machines;
+pub mod metrics;
+pub mod observe;
 pub mod racks;
 pub mod schema;
 pub mod view;
@@ -37,6 +40,8 @@ pub use error::{AppError, Result};
 pub struct Settings {
     /// Hash of the API token in `STATE/admin.token`: whoever holds it can read the state directory, so is local.
     pub local_token_hash: Option<String>,
+    /// How often BMCs are asked: what is older than three times that is stale.
+    pub polls: crate::decide::polling::PollSettings,
 }
 
 /// The handle that everything above the engine holds. Cheap to clone.

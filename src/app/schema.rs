@@ -6,16 +6,23 @@ use utoipa::openapi::schema::{ArrayBuilder, KnownFormat, ObjectBuilder, Schema, 
 use utoipa::openapi::{Ref, RefOr};
 use utoipa::{PartialSchema, ToSchema};
 
+use crate::decide::quality::Level;
 use crate::domain::access::{ActorVia, Role};
 use crate::domain::bmc::{BmcAddress, BmcIdentity, BmcProtocol};
+use crate::domain::bmc_features::Capability;
 use crate::domain::boot::{Arch, BootStage, ClientArch};
 use crate::domain::event::Severity;
+use crate::domain::hardware_log::LogSeverity;
 use crate::domain::id::{BootId, EventId, Mac, MachineId, Name, RunId, Serial, Sha256, StepId, SystemUuid, TokenId, UserId};
 use crate::domain::image::ImageFormat;
 use crate::domain::inventory::{DiskRef, Inventory};
 use crate::domain::machine::{BootIntent, Fault, Hardware, Hold, Lifecycle, Verb};
+use crate::domain::part::PartKind;
 use crate::domain::place::{Place, RackName};
+use crate::domain::poll::PollKind;
 use crate::domain::power::{FirmwareKind, PowerAction, PowerState};
+use crate::domain::reading::Quality;
+use crate::domain::sensor::{Health, SensorKind, Unit};
 use crate::domain::time::Timestamp;
 use crate::domain::work::{RunKind, RunState, StepKind, StepState};
 
@@ -85,6 +92,7 @@ schemas! {
     RackName => text("rack name as on its door", None, None),
     Sha256 => text("SHA-256, hex", None, Some("^[0-9a-f]{64}$")),
     BmcAddress => text("10.0.0.5, https://10.0.0.5:8000/redfish/v1/Systems/ID or ipmi://10.0.0.5:623", None, None),
+    Unit => text("unit of a reading: celsius, volt, ampere, watt, joule, rpm, percent, litre_per_minute, pascal, hertz, second, none", None, None),
     Inventory => object("the agent's inventory: system, firmware, cpus, dimms, disks, nics, pci, bmc", &[]),
     BmcIdentity => object("what the BMC says of itself and its machine", &["protocol", "manufacturer", "model", "serial", "uuid", "asset_tag", "bmc_firmware", "bios_version"]),
     DiskRef => disk_ref(),
@@ -111,6 +119,17 @@ words! {
     Role: "viewer" "tech" "operator" "admin";
     ActorVia: "session" "token" "local";
     Severity: "info" "warning" "error";
+    SensorKind: "temperature" "voltage" "current" "power" "energy" "fan" "humidity" "flow" "pressure" "share" "discrete" "other";
+    Health: "ok" "warning" "critical";
+    Quality: "good" "stale" "unavailable" "implausible" "historical";
+    Level: "normal" "caution" "critical" "fatal";
+    PollKind: "power" "sensors" "logs" "parts" "firmware" "bios" "capabilities";
+    LogSeverity: "info" "warning" "critical";
+    PartKind: "power_supply" "fan" "dimm" "cpu" "gpu" "drive" "storage_controller" "volume" "network_adapter" "network_port" "pcie_device"
+        "battery" "leak_detector" "transceiver" "baseboard" "chassis" "bmc" "system" "redundancy" "other";
+    Capability: "power" "power_cycle" "soft_off" "boot_once" "boot_order" "boot_progress" "sensors" "parts" "logs" "clear_log" "events"
+        "firmware_inventory" "firmware_update" "bios_settings" "accounts" "virtual_media" "locator_led" "bmc_reset" "serial_console" "fru"
+        "power_reading" "bmc_network";
     ClientArch: "bios" "uefi_x64" "uefi_x64_http" "uefi_arm64" "uefi_arm64_http";
     BootStage: "dhcp_discover" "dhcp_offer" "dhcp_other" "dhcp_request" "dhcp_ack" "loader_start" "loader_done" "loader_stalled" "script"
         "kernel" "ramdisk" "agent" "local_disk" "system";

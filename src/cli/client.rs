@@ -104,6 +104,11 @@ impl Client {
         self.call(self.request(Method::PUT, path, &[])?.json(body)).await
     }
 
+    /// Deletes and reads a JSON answer.
+    pub async fn delete<T: DeserializeOwned>(&self, path: &[&str]) -> Result<T> {
+        self.call(self.request(Method::DELETE, path, &[])?).await
+    }
+
     /// Posts text and reads a JSON answer.
     pub async fn post_text<T: DeserializeOwned>(&self, path: &[&str], content_type: &str, text: String) -> Result<T> {
         self.call(self.request(Method::POST, path, &[])?.header(reqwest::header::CONTENT_TYPE, content_type).body(text)).await

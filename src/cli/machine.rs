@@ -9,6 +9,7 @@ use reqwest::Method;
 use crate::app::bmc::{PowerReading, PowerResult};
 use crate::app::view::{BmcView, BootView, LogLineView, MachineDetail, MachineView, StepView};
 use crate::cli::client::Client;
+use crate::cli::hardware::{self, HardwareVerb};
 use crate::cli::wait::{self, Goal};
 use crate::cli::{CliError, Result, output};
 use crate::domain::bmc::BmcAddress;
@@ -99,6 +100,8 @@ pub(super) enum Verb {
         #[arg(long, default_value_t = 200)]
         lines: u32,
     },
+    #[command(flatten)]
+    Hardware(HardwareVerb),
 }
 
 #[derive(Args)]
@@ -188,6 +191,7 @@ pub(super) async fn run(client: &Client, verb: Verb) -> Result<()> {
         Verb::Bmc(args) => bmc(client, &args).await,
         Verb::Boots { machine } => boots(client, &machine).await,
         Verb::Log { machine, lines } => log(client, &machine, lines).await,
+        Verb::Hardware(verb) => hardware::run(client, verb).await,
     }
 }
 
@@ -319,7 +323,7 @@ async fn list(client: &Client, args: &ListArgs) -> Result<()> {
                     output::or_dash(m.macs.first()),
                     output::or_dash(m.bmc_address.as_ref()),
                     output::or_dash(m.firmware),
-                    hardware(m),
+                    gist(m),
                     m.id.to_string(),
                 ]);
             }
@@ -350,7 +354,7 @@ fn doing(m: &MachineView) -> String {
     }
 }
 
-fn hardware(m: &MachineView) -> String {
+fn gist(m: &MachineView) -> String {
     m.hardware.as_ref().map_or_else(
         || "-".to_owned(),
         |h| format!("{} threads, {}, {} disks {}", h.threads, output::bytes(h.memory_bytes), h.disks, output::bytes(h.disk_bytes)),
@@ -375,7 +379,7 @@ async fn show(client: &Client, machine: &str) -> Result<()> {
         ("uuid", output::or_dash(m.uuid)),
         ("macs", m.macs.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")),
         ("firmware", format!("{} {}", output::or_dash(m.firmware), output::or_dash(m.arch))),
-        ("hardware", hardware(m)),
+        ("hardware", gist(m)),
         ("image", output::or_dash(m.image.as_ref())),
         ("last seen", m.last_seen_at.map_or("never".to_owned(), output::ago)),
     ]);

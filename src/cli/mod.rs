@@ -2,6 +2,7 @@
 
 mod bmc;
 mod client;
+mod hardware;
 mod image;
 mod image_source;
 mod machine;

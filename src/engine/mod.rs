@@ -56,6 +56,8 @@ pub struct Engine {
     pub(crate) bmcs: Bmcs,
     pub(crate) sealer: Sealer,
     pub(crate) settings: Arc<EngineSettings>,
+    /// What the collector asked.
+    pub(crate) counters: Arc<collect::count::Counters>,
     at_once: Arc<Semaphore>,
     tasks: TaskTracker,
 }
@@ -67,6 +69,7 @@ impl Engine {
             bmcs,
             sealer,
             settings: Arc::new(settings),
+            counters: Arc::default(),
             at_once: Arc::new(Semaphore::new(STEPS_AT_ONCE)),
             tasks: TaskTracker::new(),
         }

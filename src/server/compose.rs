@@ -7,6 +7,7 @@ use tokio::net::TcpListener;
 use crate::app::{App, AppError, Parts, Settings};
 use crate::artifact::{Artifacts, ImportError};
 use crate::bmc::{BmcSettings, Bmcs};
+use crate::decide::polling::PollSettings;
 use crate::domain::secret::Secret;
 use crate::engine::collect::Collector;
 use crate::engine::{Engine, EngineSettings};
@@ -91,7 +92,8 @@ pub async fn start(config: &Config) -> Result<Service, StartError> {
         power_off_ready: config.ready_power_off,
     };
     let engine = Engine::new(store.clone(), bmcs.clone(), sealer.clone(), engine);
-    let (app, first_password) = open_app(&state, &store, sealer, engine.clone(), Artifacts::open(&state.artifact_dir())?).await?;
+    let (app, first_password) =
+        open_app(&state, &store, sealer, engine.clone(), Artifacts::open(&state.artifact_dir())?, config.collect.settings().polls).await?;
     let mut tasks = Tasks::default();
     let collector = Collector::new(engine.clone(), config.collect.settings());
 
@@ -128,6 +130,7 @@ async fn open_app(
     sealer: Sealer,
     engine: Engine,
     artifacts: Artifacts,
+    polls: PollSettings,
 ) -> Result<(App, Option<Secret<String>>), StartError> {
     let make = |local_token_hash| {
         App::new(Parts {
@@ -135,7 +138,7 @@ async fn open_app(
             sealer: sealer.clone(),
             engine: engine.clone(),
             artifacts: artifacts.clone(),
-            settings: Settings { local_token_hash },
+            settings: Settings { local_token_hash, polls },
         })
     };
     let app = make(local_token(state.path()).map(|t| token_hash(t.expose())));

@@ -17,6 +17,7 @@ use crate::domain::poll::{PollKind, PollState};
 use crate::domain::power::PowerState;
 use crate::domain::reading::{KnownSensor, Latest};
 use crate::domain::time::{Timestamp, spoken};
+use crate::engine::collect::count::Outcome;
 use crate::engine::collect::record::{Finding, Polled, Said};
 use crate::engine::collect::{Collector, POLL_LIMIT, jitter};
 use crate::engine::steps::StepError;
@@ -219,6 +220,14 @@ impl Collector {
             .map(|k| states.get(&k).map_or(now, |s| s.due_at))
             .min()
             .unwrap_or(due);
+        let outcome = match end {
+            PollEnd::Ok => Outcome::Ok,
+            PollEnd::Unsupported => Outcome::Unsupported,
+            PollEnd::Failed => Outcome::Failed,
+            PollEnd::Barred { .. } => Outcome::Barred,
+        };
+        let took = Some(sent.took).filter(|t| !t.is_zero());
+        self.engine.counters.add(kind, outcome, took, sent.all_requests, sent.all_commands);
         let failures = u64::from(matches!(end, PollEnd::Failed | PollEnd::Barred { .. }));
         let traffic = Traffic { requests: sent.all_requests, commands: sent.all_commands, polls: 1, failures };
         let address = m.bmc.as_ref().map(|b| b.address.clone());

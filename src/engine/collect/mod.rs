@@ -6,6 +6,7 @@
 //! values only age.
 
 mod ask;
+pub mod count;
 mod record;
 mod upkeep;
 

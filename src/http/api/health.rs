@@ -1,7 +1,5 @@
 //! Is it alive, is it ready, what is it, how much of it is there.
 
-use std::fmt::Write as _;
-
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -10,11 +8,18 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::app::App;
+use crate::app::metrics::MachineMetricsFilter;
 use crate::http::api::TheApp;
-use crate::http::error::{Json, Problem, Result};
+use crate::http::auth::Caller;
+use crate::http::error::{Json, Problem, Query, Result};
 
 pub fn router() -> OpenApiRouter<App> {
-    OpenApiRouter::new().routes(routes!(healthz)).routes(routes!(readyz)).routes(routes!(version)).routes(routes!(metrics))
+    OpenApiRouter::new()
+        .routes(routes!(healthz))
+        .routes(routes!(readyz))
+        .routes(routes!(version))
+        .routes(routes!(metrics))
+        .routes(routes!(machine_metrics))
 }
 
 #[derive(Debug, Serialize, Deserialize, utoipa::ToSchema)]
@@ -62,27 +67,37 @@ async fn version() -> Json<VersionView> {
     })
 }
 
-/// Counters for Prometheus (text format 0.0.4).
+/// Metrics of the fleet for Prometheus (text format 0.0.4).
 #[utoipa::path(get, path = "/metrics", tag = "service", responses((status = OK, body = String, content_type = "text/plain")))]
-async fn metrics(State(app): TheApp) -> Result<Response> {
-    let mut out = String::from("# HELP hostler_machines Machines by lifecycle state.\n# TYPE hostler_machines gauge\n");
-    for (state, count) in app.count_by_lifecycle().await? {
-        line(&mut out, format_args!("hostler_machines{{state=\"{state}\"}} {count}"));
-    }
-    out.push_str("# HELP hostler_build_info The running program.\n# TYPE hostler_build_info gauge\n");
-    line(&mut out, format_args!("hostler_build_info{{version=\"{}\"}} 1", env!("CARGO_PKG_VERSION")));
+async fn metrics(State(app): TheApp, caller: Caller) -> Result<Response> {
+    let mut out = app.fleet_metrics(&caller.actor).await?;
     if let Some(bytes) = resident_bytes() {
         out.push_str("# HELP process_resident_memory_bytes Resident memory.\n# TYPE process_resident_memory_bytes gauge\n");
-        line(&mut out, format_args!("process_resident_memory_bytes {bytes}"));
+        out.push_str(&format!("process_resident_memory_bytes {bytes}\n"));
     }
-    Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], out).into_response())
+    Ok(text(out))
 }
 
-fn line(out: &mut String, text: std::fmt::Arguments<'_>) {
-    // Writing to a String cannot fail.
-    if out.write_fmt(text).is_ok() {
-        out.push('\n');
-    }
+#[derive(Debug, Default, Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct MachineMetricsQuery {
+    /// Only machines of this rack.
+    rack: Option<String>,
+    /// Only this machine, by name or id.
+    machine: Option<String>,
+}
+
+/// Metrics of each machine and its sensors for Prometheus (text format 0.0.4).
+#[utoipa::path(get, path = "/metrics/machines", tag = "service", params(MachineMetricsQuery),
+    responses((status = OK, body = String, content_type = "text/plain"), (status = "4XX", body = Problem)))]
+async fn machine_metrics(State(app): TheApp, caller: Caller, Query(query): Query<MachineMetricsQuery>) -> Result<Response> {
+    let filter = MachineMetricsFilter { rack: query.rack, machine: query.machine };
+    Ok(text(app.machine_metrics(&caller.actor, &filter).await?))
+}
+
+fn text(body: String) -> Response {
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], body).into_response()
 }
 
 /// `VmRSS` of this process (proc(5)).

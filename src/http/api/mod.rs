@@ -6,6 +6,7 @@ pub mod events;
 pub mod health;
 pub mod images;
 pub mod machines;
+pub mod observe;
 pub mod racks;
 
 use std::sync::Arc;
@@ -51,6 +52,7 @@ pub(crate) fn open_api() -> OpenApiRouter<App> {
         "/api/v1",
         machines::router()
             .merge(bmc::router())
+            .merge(observe::router())
             .merge(images::router())
             .merge(racks::router())
             .merge(events::router())

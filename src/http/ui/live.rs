@@ -19,12 +19,14 @@ use tokio::sync::{OwnedSemaphorePermit, broadcast};
 use tokio::time::Instant;
 
 use crate::app::AppError;
+use crate::app::view::MachineDetail;
 use crate::clock;
 use crate::domain::access::Actor;
 use crate::domain::id::MachineId;
 use crate::http::auth;
 use crate::http::ui::Ui;
 use crate::http::ui::list::{FRESH, PAGE, Summary};
+use crate::http::ui::observed;
 use crate::http::ui::page::{self, Section};
 use crate::http::ui::row::Filter;
 use crate::http::ui::strays;
@@ -261,8 +263,23 @@ impl Stream {
 /// The app's.
 pub async fn sections_of(ui: &Ui, actor: &Actor, csrf: &str, id: MachineId) -> Result<Vec<Section>, AppError> {
     let detail = ui.app.machine(actor, id).await?;
-    page::sections(&detail, actor, csrf, clock::now())
-        .map_err(|e| AppError::Internal(format!("the machine's page cannot be rendered: {e}")))
+    render(ui, &detail, actor, csrf).await
+}
+
+/// Renders every section of a machine's page.
+///
+/// # Errors
+/// The app's.
+pub async fn render(ui: &Ui, detail: &MachineDetail, actor: &Actor, csrf: &str) -> Result<Vec<Section>, AppError> {
+    let now = clock::now();
+    let failed = |e| AppError::Internal(format!("the machine's page cannot be rendered: {e}"));
+    let mut sections = page::sections(detail, actor, csrf, now).map_err(failed)?;
+    let observed = match detail.bmc {
+        Some(_) => Some(ui.app.observed(actor, detail.machine.id, observed::LOG_LINES).await?),
+        None => None,
+    };
+    sections.extend(observed::sections(detail.machine.id, observed.as_ref(), actor, csrf, now).map_err(failed)?);
+    Ok(sections)
 }
 
 /// What a machine page is told to say when it connects.

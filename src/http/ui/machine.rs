@@ -47,6 +47,8 @@ fn flash(said: &str) -> Option<Flash> {
         "release" => "Released. Its disks are wiped and read back.",
         "retry" => "It is tried again.",
         "abort" => "The work was given up.",
+        "led-on" => "The locator LED blinks.",
+        "led-off" => "The locator LED is out.",
         "power" => "The BMC took the power command, and its effect was seen.",
         "power-unseen" => {
             let text = "The BMC took the power command, but showed no effect within a few seconds. Look at the power state in a moment.";
@@ -85,9 +87,7 @@ pub async fn show(
 ) -> Result<Response, Response> {
     let id = find(&ui, &person, &machine, "").await?;
     let row = ui.app.machine(&person.actor, id).await.map_err(|e| PageError::app(e, &person).into_response())?;
-    let sections = crate::http::ui::page::sections(&row, &person.actor, &person.csrf, crate::clock::now()).map_err(|e| {
-        PageError::app(crate::app::AppError::Internal(format!("the machine's page cannot be rendered: {e}")), &person).into_response()
-    })?;
+    let sections = live::render(&ui, &row, &person.actor, &person.csrf).await.map_err(|e| PageError::app(e, &person).into_response())?;
     let frame = Frame::of(&person, "machines");
     let page = MachinePage {
         assets: &HREFS,

@@ -5,16 +5,19 @@ mod assets;
 mod bar;
 mod forms;
 mod hardware;
+mod hwlog;
 mod images;
 mod list;
 mod live;
 mod login;
 mod machine;
+mod observed;
 mod page;
 mod racks;
 
 mod row;
 mod shell;
+mod spark;
 mod strays;
 mod text;
 mod words;
@@ -54,6 +57,9 @@ pub fn router(app: App) -> Router {
         .route("/machines/{machine}/abort", get(forms::ask_abort).post(forms::abort))
         .route("/machines/{machine}/forget", get(forms::ask_forget).post(forms::forget))
         .route("/machines/{machine}/power", get(forms::ask_power).post(forms::power))
+        .route("/machines/{machine}/led", post(hwlog::led))
+        .route("/machines/{machine}/logs", get(hwlog::show))
+        .route("/machines/{machine}/evidence/{hash}", get(hwlog::evidence))
         .route("/accept", get(forms::ask_accept).post(forms::accept_shown))
         .route("/images", get(images::list))
         .route("/racks/import", get(racks::form).post(racks::import))

@@ -3,5 +3,5 @@
 mod access;
 mod cli;
 mod hostile;
-mod kit;
+pub mod kit;
 mod machines;

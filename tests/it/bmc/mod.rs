@@ -1,8 +1,5 @@
 //! BMC clients and simulated BMCs, against each other and against programs we did not write.
 
-pub mod kit;
-pub mod process;
-
 mod bench;
 mod captures;
 mod client;
@@ -10,8 +7,10 @@ mod crates;
 mod hostile;
 mod ipmi_live;
 mod ipmi_peers;
+pub mod kit;
 mod openipmi;
 mod probe;
+pub mod process;
 mod recorded;
 mod replay;
 mod sim_faults;

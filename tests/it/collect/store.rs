@@ -187,7 +187,7 @@ async fn take(store: &Store, id: MachineId, epoch: u64, entries: &[LogEntry]) ->
             entries,
             |_| false,
             at(0),
-            |n| uuid_v7(clock::now().plus(Duration::from_millis(n as u64)), clock::random()),
+            |n| uuid_v7(at(epoch as i64).plus(Duration::from_millis(n as u64)), clock::random()),
         )
         .await
         .unwrap()

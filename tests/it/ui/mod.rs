@@ -1,5 +1,6 @@
 //! The pages as a browser without JavaScript meets them, their live streams, and hostile texts in them.
 
+mod observed;
 mod seed;
 
 use std::time::Duration;
