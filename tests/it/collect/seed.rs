@@ -173,7 +173,14 @@ pub async fn observed(store: &Store, id: MachineId) {
     let old = hour(8000);
     let number = |n: usize| uuid_v7(now.plus(Duration::from_millis(n as u64)), clock::random());
     tx.take_log_entries(id, 1, &entries, |e| e.at.is_some_and(|at| at < old), now, number).await.unwrap();
-    let news = LogNews { entries: vec![], cursor: LogCursor::default(), new_epoch: false, may_have_lost: false, fill: Some((487, 512)) };
+    let news = LogNews {
+        entries: vec![],
+        cursor: LogCursor::default(),
+        new_epoch: false,
+        may_have_lost: false,
+        fill: Some((487, 512)),
+        not_understood: vec![],
+    };
     tx.put_log_mark(id, &entries[0].log, 1, &news, now).await.unwrap();
 
     let firmware = |name: &str, version: &str, updateable| FirmwareItem {
