@@ -19,8 +19,11 @@ fn machine() -> MachineId {
     MachineId(uuid::Uuid::from_u128(1))
 }
 
-fn policy() -> Policy {
-    default_policy().unwrap()
+/// Read once: these tests climb thousands of steps.
+static POLICY: std::sync::LazyLock<Policy> = std::sync::LazyLock::new(|| default_policy().unwrap());
+
+fn policy() -> &'static Policy {
+    &POLICY
 }
 
 fn finding(rule: &str, change: Change, secs: i64) -> Finding {
@@ -49,7 +52,7 @@ fn finding(rule: &str, change: Change, secs: i64) -> Finding {
 
 fn case(rule: &str) -> Case {
     let f = finding(rule, Change::Raised, 300);
-    intake(None, None, &f, &policy(), machine(), CaseId(uuid::Uuid::from_u128(2))).unwrap()
+    intake(None, None, &f, policy(), machine(), CaseId(uuid::Uuid::from_u128(2))).unwrap()
 }
 
 fn facts(case: &Case, secs: i64) -> Facts {
@@ -193,7 +196,7 @@ fn a_relapse_in_probation_takes_the_next_rung_and_a_relapse_later_goes_on_behind
     assert_eq!(d.next, Next::Become(CaseState::Closed { how: Closed::Repaired }));
     apply(&mut c, &d, &f.ladder, f.now);
     let again =
-        intake(None, Some(&c), &finding("system-silent", Change::Raised, 90_000), &policy(), machine(), CaseId(uuid::Uuid::nil())).unwrap();
+        intake(None, Some(&c), &finding("system-silent", Change::Raised, 90_000), policy(), machine(), CaseId(uuid::Uuid::nil())).unwrap();
     assert_eq!(again.step, 2);
 }
 
@@ -203,7 +206,7 @@ fn an_alerts_start_is_the_cases_and_no_later_report_moves_it() {
     for n in 1..50 {
         let mut f = finding("psu-failed", Change::StillBad, 300 + n * 60);
         f.since = at(300 + n * 60);
-        c = intake(c, None, &f, &policy(), machine(), CaseId(uuid::Uuid::nil()));
+        c = intake(c, None, &f, policy(), machine(), CaseId(uuid::Uuid::nil()));
     }
     assert_eq!(c.unwrap().since, at(0));
 }
@@ -211,7 +214,7 @@ fn an_alerts_start_is_the_cases_and_no_later_report_moves_it() {
 #[test]
 fn the_graver_rule_takes_the_case_over() {
     let c =
-        intake(Some(case("mem-ce-rate")), None, &finding("mem-ue", Change::Raised, 600), &policy(), machine(), CaseId(uuid::Uuid::nil()));
+        intake(Some(case("mem-ce-rate")), None, &finding("mem-ue", Change::Raised, 600), policy(), machine(), CaseId(uuid::Uuid::nil()));
     let c = c.unwrap();
     assert_eq!((c.rule.as_str(), c.ladder.as_str(), c.severity, c.rules.len()), ("mem-ue", "mem-ue", Severity::Critical, 2));
 }
@@ -222,7 +225,7 @@ fn a_family_that_flaps_is_frozen() {
     before.state = CaseState::Closed { how: Closed::ByItself };
     for n in 1..=3 {
         let f = finding("link-down", Change::Raised, n * 3600);
-        before = intake(None, Some(&before), &f, &policy(), machine(), CaseId(uuid::Uuid::nil())).unwrap();
+        before = intake(None, Some(&before), &f, policy(), machine(), CaseId(uuid::Uuid::nil())).unwrap();
         if n < 3 {
             assert_eq!(before.state, CaseState::Confirmed);
             before.state = CaseState::Closed { how: Closed::ByItself };
@@ -261,7 +264,7 @@ proptest! {
     /// Whatever the state and the facts: power, fans, heat and liquid are never restarted, hardware is never reimaged.
     #[test]
     fn no_path_restarts_what_a_restart_does_not_mend(
-        rule in prop::sample::select(policy().rules), step in 0usize..8, ladder in prop::sample::select(policy().ladders),
+        rule in prop::sample::select(policy().rules.clone()), step in 0usize..8, ladder in prop::sample::select(policy().ladders.clone()),
         signals in prop::sample::select(vec![Signals::Good, Signals::Unknown, Signals::Bad]), secs in 0i64..10_000_000,
         agent in any::<bool>(), disputed in any::<bool>(),
     ) {
