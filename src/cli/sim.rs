@@ -59,8 +59,9 @@ enum SimVerb {
         /// Id in the firmware inventory, for example BIOS or BMC
         #[arg(long)]
         component: String,
+        /// The version that the file brings
         #[arg(long)]
-        version: String,
+        new_version: String,
         #[arg(long, default_value_t = 1 << 20, value_name = "BYTES")]
         size: usize,
     },
@@ -111,7 +112,7 @@ pub(super) fn run(global: &Global, command: SimCommand) -> Result<()> {
         (Some(SimVerb::List(control)), _) => runtime.block_on(list(global, &control)),
         (Some(SimVerb::Parts { control, machine }), _) => runtime.block_on(parts(global, &control, &machine)),
         (Some(SimVerb::Fault { control, machine, strike }), _) => runtime.block_on(fault(global, &control, &machine, &strike)),
-        (Some(SimVerb::FirmwareFile { file, model, component, version, size }), _) => {
+        (Some(SimVerb::FirmwareFile { file, model, component, new_version: version, size }), _) => {
             let bytes = FirmwareFile { component, model, version }.bytes(size);
             std::fs::write(&file, bytes)
                 .map_err(|e| CliError::Failed { what: format!("cannot write {}: {e}", file.display()), hint: String::new() })
