@@ -34,9 +34,15 @@ pub async fn run(shared: Arc<Shared>, redfish: Option<Arc<redfish::Front>>, ipmi
         let restless = shared.has_board() && (watched || shared.board().is_restless(clock::now()));
         if restless {
             // Looked at already: `board` settles it.
-            tokio::time::sleep(LOOK_EVERY).await;
+            tokio::select! {
+                () = tokio::time::sleep(LOOK_EVERY) => {}
+                () = shared.restarts.notified() => {}
+            }
         } else {
-            shared.wake.notified().await;
+            tokio::select! {
+                () = shared.wake.notified() => {}
+                () = shared.restarts.notified() => {}
+            }
         }
     }
 }

@@ -26,6 +26,8 @@ pub struct Shared {
     pub events: broadcast::Sender<Arc<Happening>>,
     /// The keeper should look.
     pub wake: Notify,
+    /// A restart began.
+    pub restarts: Notify,
     /// Restarting until then.
     away_until: Mutex<Option<Instant>>,
     /// Counts restarts; connections of an earlier one are dead.
@@ -66,6 +68,7 @@ impl Shared {
             board: OnceLock::new(),
             events: broadcast::Sender::new(EVENTS_CAP),
             wake: Notify::new(),
+            restarts: Notify::new(),
             away_until: Mutex::new(None),
             generation: AtomicU64::new(0),
             forget: AtomicBool::new(false),
@@ -229,7 +232,7 @@ impl Shared {
         *lock(&self.away_until) = Some(Instant::now() + away);
         self.forget.store(true, Ordering::Relaxed);
         self.raise_generation();
-        self.wake.notify_one();
+        self.restarts.notify_one();
     }
 
     pub fn is_away(&self) -> bool {

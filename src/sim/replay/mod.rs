@@ -153,7 +153,7 @@ async fn answer(State(served): State<Arc<Served>>, method: Method, uri: Uri, hea
     }
     if !open && !served.knows(&headers) {
         let text = "While accessing the resource, the service received an authorization error.";
-        let mut response = complain(StatusCode::UNAUTHORIZED, "NoValidSession", text);
+        let mut response = complain(StatusCode::UNAUTHORIZED, "ResourceAtUriUnauthorized", text);
         reply::set(&mut response, header::WWW_AUTHENTICATE.as_str(), "Basic realm=\"Redfish\"");
         return response;
     }
@@ -187,7 +187,7 @@ impl Served {
         let body: Value = serde_json::from_slice(body).unwrap_or_default();
         let is = |field: &str, want: &str| body.get(field).and_then(Value::as_str) == Some(want);
         if !is("UserName", &self.setup.user) || !is("Password", &self.setup.password) {
-            return complain(StatusCode::UNAUTHORIZED, "NoValidSession", "Wrong user name or password.");
+            return complain(StatusCode::UNAUTHORIZED, "ResourceAtUriUnauthorized", "Wrong user name or password.");
         }
         let account = Account::named(&self.setup.user, Role::Administrator);
         let Some((session, token)) = self.sessions().open(&account) else {

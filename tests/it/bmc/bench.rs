@@ -15,21 +15,25 @@ pub struct Rig {
     pub password: String,
 }
 
+/// A client that takes any certificate.
+pub fn http_client() -> reqwest::Client {
+    if rustls::crypto::CryptoProvider::get_default().is_none() {
+        // An error only says that another test was faster.
+        drop(rustls::crypto::ring::default_provider().install_default());
+    }
+    reqwest::Client::builder().no_proxy().tls_danger_accept_invalid_certs(true).timeout(Duration::from_secs(20)).build().unwrap()
+}
+
 /// A machine of this maker, a thousand times faster than a real one.
 pub async fn rig(maker: &str) -> Rig {
     rig_with(maker, Setup { pace: "1000".parse().unwrap(), ..Setup::new("admin", "secret") }).await
 }
 
 pub async fn rig_with(maker: &str, setup: Setup) -> Rig {
-    if rustls::crypto::CryptoProvider::get_default().is_none() {
-        // An error only says that another test was faster.
-        drop(rustls::crypto::ring::default_provider().install_default());
-    }
     let machine = Bench::of(maker, 1).unwrap();
     let password = setup.password.clone();
     let bmc = SimBmc::start(machine.clone(), setup).await.unwrap();
-    let http =
-        reqwest::Client::builder().no_proxy().tls_danger_accept_invalid_certs(true).timeout(Duration::from_secs(20)).build().unwrap();
+    let http = http_client();
     Rig { bmc, machine, http, password }
 }
 

@@ -26,7 +26,7 @@ async fn recorded_machines_are_known_switched_and_told_what_to_boot() {
         let replay = Replay::start(recording, setup(true)).await.unwrap();
         let (bmcs, access) = (bmcs(), access(replay.url().parse().unwrap(), "admin", "secret"));
         let id = bmcs.identity(machine(), &access).await.unwrap().value;
-        assert!(id.manufacturer.is_some() && id.serial.is_some(), "{name}: {id:?}");
+        assert!(id.manufacturer.is_some() && id.model.is_some(), "{name}: {id:?}");
         for (action, after) in [(PowerAction::Off, PowerState::Off), (PowerAction::On, PowerState::On)] {
             bmcs.set_power(machine(), &access, action).await.unwrap();
             assert_eq!(bmcs.power(machine(), &access).await.unwrap().value, after, "{name}");
@@ -75,7 +75,7 @@ async fn no_path_leaves_the_recording_and_writes_that_it_cannot_do_are_501() {
 #[tokio::test]
 async fn only_the_root_is_open_and_nothing_is_expanded_that_was_not_offered() {
     let replay = Replay::start(Recording::read(&fixture("supermicro-x10sdv")).unwrap(), setup(false)).await.unwrap();
-    let http = reqwest::Client::builder().no_proxy().build().unwrap();
+    let http = super::bench::http_client();
     let get = |path: &str| http.get(format!("{}{path}", replay.url()));
     assert_eq!(get("/redfish/v1/").send().await.unwrap().status(), 200);
     assert_eq!(get("/redfish/v1/Systems").send().await.unwrap().status(), 401);

@@ -18,6 +18,9 @@ use crate::sim::bmc::redfish::sessions::{SESSIONS, Session};
 use crate::sim::bmc::redfish::tree::{self, METADATA, Resource, View};
 use crate::sim::bmc::redfish::{Inner, events};
 
+/// Half an answer is on its way after this long.
+const FLUSH: std::time::Duration = std::time::Duration::from_millis(50);
+
 /// Who sent a request.
 pub struct Actor {
     pub account: Account,
@@ -80,7 +83,16 @@ async fn cut_short(response: Response) -> Response {
     let (parts, body) = response.into_parts();
     let whole = axum::body::to_bytes(body, super::BODY_CAP).await.unwrap_or_default();
     let half = whole.slice(..whole.len() / 2);
-    let pieces = stream::iter([Ok(half), Err(std::io::Error::from(std::io::ErrorKind::ConnectionReset))]);
+    let pieces = stream::unfold(Some(half), |left| async move {
+        match left {
+            Some(half) if !half.is_empty() => Some((Ok(half), None)),
+            Some(_) | None => {
+                // What was written so far goes out first.
+                tokio::time::sleep(FLUSH).await;
+                Some((Err(std::io::Error::from(std::io::ErrorKind::ConnectionReset)), None))
+            }
+        }
+    });
     Response::from_parts(parts, axum::body::Body::from_stream(pieces))
 }
 
@@ -194,7 +206,7 @@ impl Inner {
 
     pub fn unauthorized(&self) -> Response {
         let text = "While accessing the resource, the service received an authorization error.";
-        let mut response = complain(StatusCode::UNAUTHORIZED, "NoValidSession", text);
+        let mut response = complain(StatusCode::UNAUTHORIZED, "ResourceAtUriUnauthorized", text);
         reply::set(&mut response, header::WWW_AUTHENTICATE.as_str(), "Basic realm=\"Redfish\"");
         response
     }
