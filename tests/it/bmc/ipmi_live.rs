@@ -1,6 +1,5 @@
 //! Sensors, log, inventory, accounts and LAN of OpenIPMI's `ipmi_sim` through our driver, with `ipmitool` as the second opinion.
 
-use std::io::{Read, Write};
 use std::time::{Duration, Instant};
 
 use hostler::bmc::{BmcAccess, BmcError, Bmcs};
@@ -295,43 +294,5 @@ async fn what_it_can_do_is_told_with_evidence_and_what_it_cannot_is_unsupported(
     let blinked = bmcs.set_locator_led(machine(), &access, LedState::On, Some(Duration::from_secs(20))).await;
     assert!(blinked.is_ok() || matches!(blinked, Err(BmcError::Refused { .. })), "{blinked:?}");
     assert!(sim.file("identify").contains("20"), "{:?}", sim.file("identify"));
-    bmcs.close_all().await;
-}
-
-/// What a machine does at the other end of its serial port: greets, echoes a line back in capitals, falls silent.
-fn serial_port(listener: &std::net::TcpListener) -> String {
-    let (mut port, _) = listener.accept().unwrap();
-    port.write_all(b"SN00042 login: ").unwrap();
-    let (mut line, mut byte) = (String::new(), [0; 1]);
-    while !line.ends_with('\r') {
-        port.read_exact(&mut byte).unwrap();
-        line.push(char::from(byte[0]));
-    }
-    port.write_all(line.to_uppercase().as_bytes()).unwrap();
-    line
-}
-
-#[tokio::test]
-async fn the_serial_console_carries_text_both_ways() {
-    let Some((sim, bmcs, access)) = started().await else { return };
-    let listener = sim.serial.try_clone().unwrap();
-    let port = tokio::task::spawn_blocking(move || serial_port(&listener));
-    let mut console = bmcs.serial_console(machine(), &access).await.unwrap().value;
-    let mut seen = String::new();
-    let line = "a line that is longer than one packet of sixty-four characters, so that it goes in pieces\r";
-    for (wait_for, then) in [("login: ", Some(line)), (line.to_uppercase().as_str(), None)] {
-        while !seen.contains(wait_for) {
-            let text = tokio::time::timeout(Duration::from_secs(20), console.read()).await.unwrap_or_else(|_| panic!("only {seen:?}"));
-            seen.push_str(&String::from_utf8_lossy(&text.unwrap()));
-        }
-        if let Some(keys) = then {
-            console.write(keys.as_bytes()).await.unwrap();
-        }
-    }
-    assert_eq!(port.await.unwrap(), line);
-    let second = bmcs.serial_console(machine(), &access).await;
-    assert!(matches!(second, Err(BmcError::Busy { .. })), "one at a time");
-    console.close().await.unwrap();
-    bmcs.serial_console(machine(), &access).await.unwrap().value.close().await.unwrap();
     bmcs.close_all().await;
 }

@@ -17,7 +17,7 @@ pub struct IpmiSim {
     pub port: u16,
     pub dir: tempfile::TempDir,
     /// Where the machine's serial port is served to `ipmi_sim`.
-    pub serial: std::net::TcpListener,
+    _serial: std::net::TcpListener,
     console: u16,
     ipmitool: PathBuf,
     _running: Running,
@@ -81,7 +81,7 @@ pub fn ipmi_sim() -> Option<IpmiSim> {
         &log,
     );
     wait_for(|| tool(&ipmitool, port, 3, "secret", &["mc", "info"]).status.success(), &log);
-    Some(IpmiSim { port, dir, serial, console, ipmitool, _running: running })
+    Some(IpmiSim { port, dir, _serial: serial, console, ipmitool, _running: running })
 }
 
 fn script(path: &Path, body: &str) {
