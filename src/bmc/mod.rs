@@ -4,6 +4,7 @@
 //! Every call is one bounded exchange. Accepted is not happened: a caller that needs proof reads the power state again
 //! or waits for the machine's own signs of life (DHCP, agent).
 
+mod driver;
 pub mod ipmi;
 mod limit;
 pub mod redfish;
