@@ -26,6 +26,8 @@ enum Does {
     RawEventIn(&'static str),
     /// The serial number of the mainboard.
     BoardSerialIn(&'static str),
+    /// Array controllers and their drives described beside, or instead of, `Storage`.
+    StorageIn(&'static str),
 }
 
 const QUIRKS: &[Quirk] = &[
@@ -51,6 +53,7 @@ const QUIRKS: &[Quirk] = &[
         },
     },
     Quirk { vendor: "", does: Does::BootProgressIn("/Oem/Hpe/PostState") },
+    Quirk { vendor: "", does: Does::StorageIn("/Oem/Hpe/Links/SmartStorage") },
     // X10SDV, AST2400 4.0 (supermicro-x10sdv-ast2400).
     Quirk { vendor: "", does: Does::RawEventIn("/Oem/Supermicro/RawEventData") },
     Quirk { vendor: "", does: Does::BoardSerialIn("/Oem/Supermicro/BoardSerialNumber") },
@@ -68,7 +71,12 @@ fn word(body: &Value, pointer: &str) -> Option<String> {
 pub fn serial_field(manufacturer: &str) -> Option<&'static str> {
     of_vendor(manufacturer).find_map(|does| match does {
         Does::SerialIn(field) => Some(*field),
-        Does::SpareFirmware(_) | Does::PartStatusIn { .. } | Does::BootProgressIn(_) | Does::RawEventIn(_) | Does::BoardSerialIn(_) => None,
+        Does::SpareFirmware(_)
+        | Does::PartStatusIn { .. }
+        | Does::BootProgressIn(_)
+        | Does::RawEventIn(_)
+        | Does::BoardSerialIn(_)
+        | Does::StorageIn(_) => None,
     })
 }
 
@@ -76,7 +84,12 @@ pub fn serial_field(manufacturer: &str) -> Option<&'static str> {
 pub fn firmware_in_use(vendor: &str, id: &str) -> Option<bool> {
     of_vendor(vendor).find_map(|does| match does {
         Does::SpareFirmware(prefixes) => Some(!prefixes.iter().any(|p| id.starts_with(p))),
-        Does::SerialIn(_) | Does::PartStatusIn { .. } | Does::BootProgressIn(_) | Does::RawEventIn(_) | Does::BoardSerialIn(_) => None,
+        Does::SerialIn(_)
+        | Does::PartStatusIn { .. }
+        | Does::BootProgressIn(_)
+        | Does::RawEventIn(_)
+        | Does::BoardSerialIn(_)
+        | Does::StorageIn(_) => None,
     })
 }
 
@@ -87,7 +100,12 @@ pub fn oem_alarm(part: &Value) -> Option<String> {
             let said = word(part, pointer)?;
             (!fine.contains(&said.as_str())).then(|| format!("{name}: {said}"))
         }
-        Does::SerialIn(_) | Does::SpareFirmware(_) | Does::BootProgressIn(_) | Does::RawEventIn(_) | Does::BoardSerialIn(_) => None,
+        Does::SerialIn(_)
+        | Does::SpareFirmware(_)
+        | Does::BootProgressIn(_)
+        | Does::RawEventIn(_)
+        | Does::BoardSerialIn(_)
+        | Does::StorageIn(_) => None,
     })
 }
 
@@ -95,7 +113,12 @@ pub fn oem_alarm(part: &Value) -> Option<String> {
 pub fn boot_progress(system: &Value) -> Option<String> {
     of_vendor("").find_map(|does| match does {
         Does::BootProgressIn(pointer) => word(system, pointer),
-        Does::SerialIn(_) | Does::SpareFirmware(_) | Does::PartStatusIn { .. } | Does::RawEventIn(_) | Does::BoardSerialIn(_) => None,
+        Does::SerialIn(_)
+        | Does::SpareFirmware(_)
+        | Does::PartStatusIn { .. }
+        | Does::RawEventIn(_)
+        | Does::BoardSerialIn(_)
+        | Does::StorageIn(_) => None,
     })
 }
 
@@ -103,7 +126,12 @@ pub fn boot_progress(system: &Value) -> Option<String> {
 pub fn raw_event(entry: &Value) -> Option<&Value> {
     of_vendor("").find_map(|does| match does {
         Does::RawEventIn(pointer) => entry.pointer(pointer),
-        Does::SerialIn(_) | Does::SpareFirmware(_) | Does::PartStatusIn { .. } | Does::BootProgressIn(_) | Does::BoardSerialIn(_) => None,
+        Does::SerialIn(_)
+        | Does::SpareFirmware(_)
+        | Does::PartStatusIn { .. }
+        | Does::BootProgressIn(_)
+        | Does::BoardSerialIn(_)
+        | Does::StorageIn(_) => None,
     })
 }
 
@@ -111,7 +139,25 @@ pub fn raw_event(entry: &Value) -> Option<&Value> {
 pub fn board_serial(chassis: &Value) -> Option<(&'static str, String)> {
     of_vendor("").find_map(|does| match does {
         Does::BoardSerialIn(pointer) => word(chassis, pointer).map(|serial| (*pointer, serial)),
-        Does::SerialIn(_) | Does::SpareFirmware(_) | Does::PartStatusIn { .. } | Does::BootProgressIn(_) | Does::RawEventIn(_) => None,
+        Does::SerialIn(_)
+        | Does::SpareFirmware(_)
+        | Does::PartStatusIn { .. }
+        | Does::BootProgressIn(_)
+        | Does::RawEventIn(_)
+        | Does::StorageIn(_) => None,
+    })
+}
+
+/// The vendor's own description of storage.
+pub fn oem_storage(system: &Value) -> Option<String> {
+    of_vendor("").find_map(|does| match does {
+        Does::StorageIn(pointer) => system.pointer(pointer).and_then(crate::bmc::redfish::read::link_of).map(str::to_owned),
+        Does::SerialIn(_)
+        | Does::SpareFirmware(_)
+        | Does::PartStatusIn { .. }
+        | Does::BootProgressIn(_)
+        | Does::RawEventIn(_)
+        | Does::BoardSerialIn(_) => None,
     })
 }
 

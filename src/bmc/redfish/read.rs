@@ -267,7 +267,17 @@ impl<'a, 'o> Reader<'a, 'o> {
                 return Some(format!("{} {ordinal}", kind.unwrap_or_else(|| "place".into())));
             }
         }
-        self.first_text(&["DeviceLocator", "Socket"])
+        // Before there was an object for it, `Location` was a text (HPE's own resources, some of Redfish 1.0).
+        let text = self.field("Location").and_then(Value::as_str).and_then(clean);
+        text.or_else(|| self.first_text(&["DeviceLocator", "Socket"]))
+    }
+
+    /// The firmware of a part; HPE's own resources wrap it as `{"Current": {"VersionString"}}`.
+    fn version(&mut self) -> Option<String> {
+        if self.field("FirmwareVersion").is_some_and(Value::is_object) {
+            return self.inside("FirmwareVersion")?.inside("Current")?.text("VersionString");
+        }
+        self.first_text(&["FirmwareVersion", "FirmwareRevision", "Revision"])
     }
 
     /// A part with what all kinds have in common.
@@ -283,7 +293,7 @@ impl<'a, 'o> Reader<'a, 'o> {
             model: self.text("Model"),
             part_number: self.text("PartNumber"),
             serial: self.serial("SerialNumber"),
-            firmware: self.first_text(&["FirmwareVersion", "FirmwareRevision", "Revision"]),
+            firmware: self.version(),
             state: status.state,
             health: status.health,
             facts: PartFacts { health_rollup: status.rollup, alarms: status.alarms, ..PartFacts::default() },

@@ -169,7 +169,7 @@ impl<'a> Walk<'a> {
             return self.judge(path, why).map(|()| None);
         }
         self.busy_in_a_row = 0;
-        Ok(self.object(path, &reply))
+        Ok(self.object(path, reply))
     }
 
     /// iLO 5 links to `/redfish/v1/systems/1/bios` below `/redfish/v1/Systems/1`, and answers in either case. Behind a front
@@ -186,7 +186,7 @@ impl<'a> Walk<'a> {
     }
 
     /// The body of a good answer, if it is a resource. Some firmware answers 200 with an error in it.
-    fn object(&mut self, path: &str, reply: &Reply) -> Option<Resource> {
+    fn object(&mut self, path: &str, reply: Reply) -> Option<Resource> {
         let Some(fields) = reply.body.as_object() else {
             self.note_unread(path, "the answer is not an object");
             return None;
@@ -196,7 +196,7 @@ impl<'a> Walk<'a> {
             self.note_unread(path, format!("HTTP {} with an error inside: {said}", reply.status.as_u16()));
             return None;
         }
-        Some(Resource { path: path.to_owned(), body: Arc::new(reply.body.clone()) })
+        Some(Resource { path: path.to_owned(), body: Arc::new(reply.body) })
     }
 
     /// Whether an error is about this one resource (noted) or about the BMC (handed up).

@@ -222,6 +222,9 @@ async fn an_hpe_dl360_is_read_completely() {
     assert_eq!((drive.serial.as_ref().unwrap().as_str(), drive.facts.life_left_percent), ("S521NA0T605357", Some(99.0)));
     assert_eq!((drive.place.as_deref(), drive.facts.failure_predicted), (Some("Slot=12:Port=2I:Box=1:Bay=1"), Some(false)));
     assert_eq!((all.with_serial(PartKind::StorageController), all.count(PartKind::NetworkPort)), (1, 2));
+    // Its `Volumes` lists none of the one it counts; HPE's own tree does, and its drives are the ones known by serial already.
+    let volume = all.parts.iter().find(|p| p.kind == PartKind::Volume).unwrap();
+    assert_eq!((volume.name.as_str(), volume.facts.volume.as_deref(), all.count(PartKind::Volume)), ("BootVolume", Some("RAID1"), 1));
     assert_eq!((all.count(PartKind::PcieDevice), all.with_serial(PartKind::Chassis), all.count(PartKind::Redundancy)), (5, 1, 1));
     // 48 temperatures (10 absent), 7 fans, power control, input voltage and output power of two supplies.
     assert_eq!((all.sensors.len(), all.with_thresholds()), (60, 32));
@@ -274,6 +277,21 @@ async fn links_in_other_letters_are_found_where_letters_count() {
     let (_, access) = Recorded::serve("hpe-proliant-dl360-ilo5", Letters::Exact).await;
     let bios = bmcs().bios(machine(), &access).await.unwrap().value;
     assert_eq!(bios.items.len(), 276);
+}
+
+/// An iLO from before `Storage`: only HPE's own description is there.
+#[tokio::test]
+async fn drives_of_an_older_ilo_are_read_from_its_own_tree() {
+    let (_, access) = Recorded::serve_changed("hpe-proliant-dl360-ilo5", Letters::Any, |tree| {
+        assert!(tree.get_mut("/redfish/v1/Systems/1").unwrap().as_object_mut().unwrap().remove("Storage").is_some());
+        tree.get_mut("/redfish/v1/Chassis").unwrap()["Members"].as_array_mut().unwrap().truncate(1);
+    })
+    .await;
+    let parts = bmcs().parts(machine(), &access).await.unwrap().value.items;
+    let drive = parts.iter().find(|p| p.serial.as_ref().is_some_and(|s| s.as_str() == "S521NA0T605357")).unwrap();
+    assert_eq!((drive.kind, drive.place.as_deref(), drive.firmware.as_deref()), (PartKind::Drive, Some("2I:1:1"), Some("HPG3")));
+    assert_eq!((drive.facts.capacity_bytes, drive.facts.life_left_percent), (Some(457_862 << 20), Some(99.0)));
+    assert_eq!(parts.iter().filter(|p| p.kind == PartKind::StorageController && p.serial.is_some()).count(), 1);
 }
 
 /// C6: only sensor links are read, `Thermal` and `Power` are not. Here either half alone gives its sensors.

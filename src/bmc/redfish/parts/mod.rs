@@ -6,6 +6,7 @@
 mod compute;
 mod cooling_and_power;
 mod network;
+mod smart_storage;
 mod storage;
 
 use std::collections::HashSet;
@@ -106,6 +107,7 @@ impl Redfish {
             trusted_modules(&mut walk, &system, &mut list);
             compute::read(&mut walk, &system, &mut list).await?;
             storage::read(&mut walk, &system, &mut list).await?;
+            smart_storage::read(&mut walk, &system, &mut list).await?;
             network::pcie(&mut walk, &system, &mut list).await?;
             unknown_links(&mut walk, &system, SYSTEM_LINKS);
         }
@@ -160,14 +162,16 @@ impl List {
         self.sources.contains(source)
     }
 
-    /// Adds a part only if no other shows its serial number.
+    /// Adds a part only if no other shows its serial number; a controller or a drive only if no other of its kind does, because
+    /// the card that a controller sits on has the same number.
     fn add_doubtful(&mut self, part: Part) {
         self.doubtful.push(part);
     }
 
     fn finish(mut self) -> Vec<Part> {
         for part in std::mem::take(&mut self.doubtful) {
-            let known = part.serial.is_some() && self.parts.iter().any(|p| p.serial == part.serial);
+            let by_kind = matches!(part.kind, PartKind::StorageController | PartKind::Drive);
+            let known = part.serial.is_some() && self.parts.iter().any(|p| p.serial == part.serial && (!by_kind || p.kind == part.kind));
             if !known {
                 self.add(part);
             }
