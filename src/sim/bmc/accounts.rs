@@ -84,6 +84,21 @@ impl Accounts {
         self.last_id
     }
 
+    /// Names an id, as IPMI does: an empty name frees it, one at a free id makes an account that is switched off.
+    pub fn name(&mut self, id: u32, name: &str) {
+        if name.is_empty() {
+            self.list.retain(|a| a.id != id);
+            return;
+        }
+        match self.list.iter_mut().find(|a| a.id == id) {
+            Some(account) => account.name = name.to_owned(),
+            None => {
+                self.last_id = self.last_id.max(id);
+                self.list.push(Account { id, enabled: false, ..Account::named(name, Role::ReadOnly) });
+            }
+        }
+    }
+
     pub fn named(&self, name: &str) -> Option<&Account> {
         self.list.iter().find(|a| a.name == name)
     }

@@ -134,11 +134,6 @@ impl Shared {
         self.accounts().named(&self.setup.user).is_some_and(|a| a.locked)
     }
 
-    /// The present password of the account that was there from the start.
-    pub fn password(&self) -> String {
-        self.accounts().named(&self.setup.user).filter(|a| a.enabled).map(|a| a.password.clone()).unwrap_or_default()
-    }
-
     /// A login with name and password.
     pub fn log_in(&self, user: &str, password: &str) -> Option<Account> {
         let account = self.accounts().log_in(user, password);
@@ -148,15 +143,15 @@ impl Shared {
     }
 
     /// A login over IPMI was accepted.
-    pub fn login_accepted(&self) {
+    pub fn login_accepted(&self, user: &str) {
         self.logins.fetch_add(1, Ordering::Relaxed);
-        self.accounts().accept(&self.setup.user);
+        self.accounts().accept(user);
     }
 
     /// A login over IPMI was refused.
-    pub fn login_refused(&self) {
+    pub fn login_refused(&self, user: &str) {
         self.refused_logins.fetch_add(1, Ordering::Relaxed);
-        self.accounts().refuse(&self.setup.user);
+        self.accounts().refuse(user);
     }
 
     pub fn set_power(&self, action: PowerAction) -> Result<(), String> {

@@ -5,6 +5,8 @@ mod captures;
 mod client;
 mod crates;
 mod hostile;
+mod ipmi_board;
+mod ipmi_hostile;
 mod ipmi_live;
 mod ipmi_peers;
 pub mod kit;

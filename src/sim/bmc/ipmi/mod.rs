@@ -1,5 +1,10 @@
-//! The IPMI front: RMCP+ with cipher suites 3 and 17, one user, chassis, boot options, FRU. Sections are those of the IPMI
-//! specification v2.0, revision 1.1.
+//! The IPMI front: RMCP+ with cipher suites 3 and 17, the accounts of the BMC, chassis and boot options; the board behind it in
+//! `hardware`, the rest of the commands in `commands`, serial over LAN in `console`. Sections are those of the IPMI specification
+//! v2.0, revision 1.1.
+
+mod commands;
+mod console;
+mod hardware;
 
 use std::collections::HashMap;
 use std::io;
@@ -12,10 +17,11 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::clock;
-use crate::domain::power::{BootDevice, FirmwareKind, PowerState};
+use crate::domain::power::{BootDevice, FirmwareKind};
+use crate::sim::bmc::ipmi::commands::Notes;
+use crate::sim::bmc::ipmi::console::Console;
 use crate::sim::bmc::shared::Shared;
 use crate::sim::bmc::{BootOverride, Reach};
-use crate::wire::fru::{self, Fru, Product};
 use crate::wire::ipmi::{self, BootFlags, Command, Request, Response, completion};
 use crate::wire::rmcp::{
     self, DATAGRAM_CAP, Exchange, Keys, OpenRequest, OpenResponse, Packet, Payload, Rakp1, Rakp2, RakpCode, Suite, Window, status,
@@ -25,6 +31,7 @@ use crate::wire::rmcp::{
 const SESSION_IDLE_CAP: Duration = Duration::from_secs(60);
 /// A login that does not go on is forgotten.
 const HALF_OPEN_CAP: Duration = Duration::from_secs(10);
+
 pub struct Front {
     pub addr: SocketAddr,
     sessions: Arc<Mutex<HashMap<u32, Session>>>,
@@ -43,6 +50,8 @@ struct Active {
     limit: u8,
     window: Window,
     sent: u32,
+    /// Serial over LAN, where this session has it.
+    console: Option<Console>,
 }
 
 struct Session {
@@ -62,7 +71,15 @@ impl Session {
     }
 }
 
+impl Active {
+    fn seal(&mut self, console_session: u32, payload: Payload, body: &[u8]) -> Vec<u8> {
+        self.sent = self.sent.checked_add(1).unwrap_or(1);
+        self.keys.seal(console_session, self.sent, payload, body, clock::random())
+    }
+}
+
 struct Server {
+    notes: Mutex<Notes>,
     shared: Arc<Shared>,
     sessions: Arc<Mutex<HashMap<u32, Session>>>,
 }
@@ -72,7 +89,7 @@ impl Front {
         let socket = UdpSocket::bind((shared.setup.listen, 0)).await?;
         let addr = socket.local_addr()?;
         let sessions = Arc::<Mutex<HashMap<u32, Session>>>::default();
-        let server = Server { shared, sessions: Arc::clone(&sessions) };
+        let server = Server { notes: Mutex::default(), shared, sessions: Arc::clone(&sessions) };
         tasks.spawn(run(socket, server));
         Ok(Self { addr, sessions })
     }
@@ -102,11 +119,10 @@ async fn run(socket: UdpSocket, server: Server) {
             continue;
         }
         tokio::time::sleep(faults.delay).await;
-        let answer = server.answer(buffer.get(..length).unwrap_or_default());
-        if let Some(answer) = answer
-            && let Err(error) = socket.send_to(&answer, peer).await
-        {
-            tracing::debug!(%error, "A simulated BMC could not answer");
+        for answer in server.answer(buffer.get(..length).unwrap_or_default()) {
+            if let Err(error) = socket.send_to(&answer, peer).await {
+                tracing::debug!(%error, "A simulated BMC could not answer");
+            }
         }
     }
 }
@@ -116,8 +132,17 @@ impl Server {
         self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn answer(&self, packet: &[u8]) -> Option<Vec<u8>> {
-        match Packet::read(packet).ok()? {
+    /// What goes back for a packet: an answer, and text of the serial console beside.
+    fn answer(&self, packet: &[u8]) -> Vec<Vec<u8>> {
+        match Packet::read(packet) {
+            Ok(Packet::Session { id, sequence, payload, packet }) => self.inside(id, sequence, payload, packet).unwrap_or_default(),
+            Ok(other) => self.before_login(other).into_iter().collect(),
+            Err(_) => Vec::new(),
+        }
+    }
+
+    fn before_login(&self, packet: Packet<'_>) -> Option<Vec<u8>> {
+        match packet {
             Packet::Ping { tag } => Some(Packet::pong(tag)),
             Packet::Plain15(payload) => Some(Packet::plain15(&self.outside(payload)?)),
             Packet::Plain20(Payload::Ipmi, payload) => Some(Packet::plain20(Payload::Ipmi, &self.outside(payload)?)),
@@ -129,7 +154,6 @@ impl Server {
                 Some(Packet::plain20(Payload::Rakp4, &self.rakp3(&RakpCode::read(body).ok()?)?.write()))
             }
             Packet::Plain20(Payload::Sol | Payload::OpenResponse | Payload::Rakp2 | Payload::Rakp4, _) => None,
-            Packet::Session { id, sequence, payload: Payload::Ipmi, packet } => self.inside(id, sequence, packet),
             Packet::Session { .. } => None,
         }
     }
@@ -195,15 +219,23 @@ impl Server {
             return answer;
         };
         answer.console_session = session.console_session;
-        let setup = &self.shared.setup;
-        if self.shared.is_locked() || one.user != setup.user.as_bytes() {
-            self.shared.login_refused();
+        let user = String::from_utf8_lossy(&one.user).into_owned();
+        let account = self.shared.accounts().named(&user).filter(|a| a.enabled && !a.locked).cloned();
+        let Some(account) = account else {
+            self.shared.login_refused(&user);
             answer.status = status::UNKNOWN_NAME;
             return answer;
-        }
-        if !(1..=4).contains(&(one.role & 0x0f)) {
-            answer.status = status::BAD_ROLE;
-            return answer;
+        };
+        match one.role & 0x0f {
+            1..=4 if one.role & 0x0f <= commands::limit_of(&account) => {}
+            1..=4 => {
+                answer.status = status::ROLE_NOT_ALLOWED;
+                return answer;
+            }
+            _ => {
+                answer.status = status::BAD_ROLE;
+                return answer;
+            }
         }
         // A repeated RAKP 1 (its answer was lost) gets the answer it got.
         let exchange = match &session.stage {
@@ -224,7 +256,7 @@ impl Server {
             }
         };
         answer.bmc_random = exchange.bmc_random;
-        answer.code = exchange.rakp2_code(&rmcp::password_key(self.shared.password().as_bytes()));
+        answer.code = exchange.rakp2_code(&rmcp::password_key(account.password.as_bytes()));
         session.stage = Stage::Challenged(exchange);
         session.last = Instant::now();
         answer
@@ -242,50 +274,69 @@ impl Server {
             answer.status = status::BAD_SESSION;
             return Some(answer);
         };
-        let key = rmcp::password_key(self.shared.password().as_bytes());
+        let user = String::from_utf8_lossy(&exchange.user).into_owned();
+        let key = rmcp::password_key(self.shared.accounts().named(&user).map(|a| a.password.clone()).unwrap_or_default().as_bytes());
         if three.status != status::OK || !rmcp::same_code(&exchange.rakp3_code(&key), &three.code) {
-            self.shared.login_refused();
+            self.shared.login_refused(&user);
             answer.status = status::BAD_CODE;
             sessions.remove(&three.session);
             // 13.22: a console that gave up gets no answer.
             return (three.status == status::OK).then_some(answer);
         }
-        self.shared.login_accepted();
+        self.shared.login_accepted(&user);
         answer.code = exchange.rakp4_code(&key);
         let keys = exchange.keys(&key);
         // Sessions begin as user (6.8).
         let (privilege, limit) = (2.min(exchange.role & 0x0f), exchange.role & 0x0f);
-        session.stage = Stage::Active(Box::new(Active { keys, privilege, limit, window: Window::default(), sent: 0 }));
+        session.stage = Stage::Active(Box::new(Active { keys, privilege, limit, window: Window::default(), sent: 0, console: None }));
         session.last = Instant::now();
         Some(answer)
     }
 
-    fn inside(&self, id: u32, sequence: u32, packet: &[u8]) -> Option<Vec<u8>> {
+    fn inside(&self, id: u32, sequence: u32, payload: Payload, packet: &[u8]) -> Option<Vec<Vec<u8>>> {
         let _in_flight = self.shared.begin();
         let mut sessions = self.sessions();
         sessions.retain(|_, s| !s.is_over());
+        let in_use = sessions.values().any(|s| matches!(&s.stage, Stage::Active(a) if a.console.is_some()));
         let session = sessions.get_mut(&id)?;
         let console_session = session.console_session;
         let Stage::Active(active) = &mut session.stage else { return None };
-        let request = Request::read(&active.keys.open(packet).ok()?).ok()?;
+        let body = active.keys.open(packet).ok()?;
         if !active.window.takes(sequence) {
             return None;
         }
         session.last = Instant::now();
+        if payload == Payload::Sol {
+            let text = active.console.as_mut()?.receive(&body)?;
+            return Some(vec![active.seal(console_session, Payload::Sol, &text)]);
+        }
+        let request = Request::read(&body).ok().filter(|_| payload == Payload::Ipmi)?;
         let command = Command::find(request.netfn, request.command);
+        let mut text = None;
         let (completion, data) = match command {
             Some(ipmi::SET_PRIVILEGE) => set_privilege(active, &request.data),
             Some(ipmi::CLOSE_SESSION) => (completion::OK, Vec::new()),
+            // 24.1: 80h, another session has it.
+            Some(ipmi::ACTIVATE_PAYLOAD) if in_use => (0x80, Vec::new()),
+            Some(ipmi::ACTIVATE_PAYLOAD) => {
+                let (console, banner) = Console::open(&self.shared.chassis.identity().serial);
+                (active.console, text) = (Some(console), Some(banner));
+                (completion::OK, console::activated())
+            }
+            Some(ipmi::DEACTIVATE_PAYLOAD) => {
+                active.console = None;
+                (completion::OK, Vec::new())
+            }
             Some(command) => self.run(command, active.privilege, &request.data),
             None => (completion::INVALID_COMMAND, Vec::new()),
         };
         let response = Response { netfn: request.netfn, command: request.command, sequence: request.sequence, completion, data };
-        active.sent = active.sent.checked_add(1).unwrap_or(1);
-        let answer = active.keys.seal(console_session, active.sent, Payload::Ipmi, &response.write(), clock::random());
+        let mut answers = vec![active.seal(console_session, Payload::Ipmi, &response.write())];
+        answers.extend(text.map(|text| active.seal(console_session, Payload::Sol, &text)));
         if command == Some(ipmi::CLOSE_SESSION) {
             sessions.remove(&id);
         }
-        Some(answer)
+        Some(answers)
     }
 
     fn run(&self, command: Command, privilege: u8, data: &[u8]) -> (u8, Vec<u8>) {
@@ -295,8 +346,7 @@ impl Server {
         if self.shared.faults().nonsense {
             return (completion::OK, Vec::new());
         }
-        // Appendix G: these need operator (3), the others user.
-        if [ipmi::CHASSIS_CONTROL, ipmi::SET_BOOT_OPTIONS, ipmi::GET_BOOT_OPTIONS].contains(&command) && privilege < 3 {
+        if privilege < commands::needs(command) {
             return (completion::PRIVILEGE, Vec::new());
         }
         let chassis = &self.shared.chassis;
@@ -305,8 +355,7 @@ impl Server {
             ipmi::GET_SYSTEM_GUID => (completion::OK, self.guid().to_vec()),
             ipmi::GET_CHANNEL_AUTH => (completion::OK, auth_capabilities(data)),
             ipmi::GET_CIPHER_SUITES => cipher_suites(data),
-            // 28.2: power on in bit 0, restore policy unknown in bits 6:5.
-            ipmi::CHASSIS_STATUS => (completion::OK, vec![0x60 | u8::from(chassis.power() == PowerState::On), 0, 0]),
+            ipmi::CHASSIS_STATUS => self.chassis_status(),
             ipmi::CHASSIS_CONTROL => match data.first().copied().and_then(ipmi::chassis_action) {
                 Some(action) if self.shared.set_power(action).is_ok() => (completion::OK, Vec::new()),
                 Some(_) => (completion::NOT_IN_THIS_STATE, Vec::new()),
@@ -321,43 +370,8 @@ impl Server {
                 Some(_) => (completion::PARAMETER_NOT_SUPPORTED, Vec::new()),
                 None => (completion::LENGTH_INVALID, Vec::new()),
             },
-            ipmi::FRU_AREA => match data {
-                [0] => {
-                    let [low, high] = u16::try_from(self.fru().len()).unwrap_or(u16::MAX).to_le_bytes();
-                    (completion::OK, vec![low, high, 0])
-                }
-                [_] => (completion::NOT_PRESENT, Vec::new()),
-                _ => (completion::LENGTH_INVALID, Vec::new()),
-            },
-            ipmi::READ_FRU => match data {
-                [0, low, high, count] => {
-                    let fru = self.fru();
-                    let from = usize::from(u16::from_le_bytes([*low, *high]));
-                    match fru.get(from..) {
-                        Some(rest) if !rest.is_empty() => {
-                            let part = rest.get(..usize::from(*count).min(rest.len())).unwrap_or_default();
-                            (completion::OK, [&[u8::try_from(part.len()).unwrap_or(u8::MAX)], part].concat())
-                        }
-                        Some(_) | None => (completion::OUT_OF_RANGE, Vec::new()),
-                    }
-                }
-                [_, _, _, _] => (completion::NOT_PRESENT, Vec::new()),
-                _ => (completion::LENGTH_INVALID, Vec::new()),
-            },
-            _ => (completion::INVALID_COMMAND, Vec::new()),
+            command => self.board_command(command, data),
         }
-    }
-
-    fn fru(&self) -> Vec<u8> {
-        let id = self.shared.chassis.identity();
-        let product = Product {
-            manufacturer: Some(id.manufacturer),
-            name: Some(id.model),
-            serial: Some(id.serial),
-            asset_tag: id.asset_tag,
-            ..Product::default()
-        };
-        fru::write(&Fru { product: Some(product), ..Fru::default() })
     }
 
     fn set_boot_option(&self, data: &[u8]) -> u8 {
@@ -427,12 +441,12 @@ fn cipher_suites(data: &[u8]) -> (u8, Vec<u8>) {
     (completion::OK, [&[1], piece].concat())
 }
 
-/// Get Device ID (20.1): firmware revision from text like `2.14`, IPMI 2.0, a chassis device with FRU.
+/// Get Device ID (20.1): firmware revision from text like `2.14`, IPMI 2.0, a chassis with FRU, SEL, SDRs and sensors.
 fn device_id(firmware: &str) -> Vec<u8> {
     let mut numbers = firmware.split(|c: char| !c.is_ascii_digit()).filter_map(|n| n.parse::<u8>().ok());
     let (major, minor) = (numbers.next().unwrap_or(0) & 0x7f, numbers.next().unwrap_or(0) % 100);
     let minor_bcd = ((minor / 10) << 4) | (minor % 10);
-    vec![0x20, 0x01, major, minor_bcd, 0x02, 0x88, 0, 0, 0, 0, 0, 0, 0, 0, 0]
+    vec![0x20, 0x01, major, minor_bcd, 0x02, 0x8f, 0, 0, 0, 0, 0, 0, 0, 0, 0]
 }
 
 #[cfg(test)]
