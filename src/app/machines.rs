@@ -13,6 +13,7 @@ use crate::domain::machine::{DeploySpec, Fault, Lifecycle, Machine, Verb, Want};
 use crate::domain::place::RackName;
 use crate::domain::time::Timestamp;
 use crate::domain::work::{Run, RunState};
+use crate::engine::alerts;
 use crate::store::StoreError;
 use crate::store::events::EventFilter;
 
@@ -271,6 +272,8 @@ impl App {
                 tx.end_run(run.id, id, RunState::Aborted, now).await?;
                 tx.withdraw_tasks(id, now).await?;
                 machine.current_run = None;
+                let text = format!("{} gave up the {} run and released {}.", actor.name, run.kind, machine.name);
+                alerts::close_run(&mut tx, &machine, run.id, &text, now).await?;
             }
             machine.want = Want::Release;
             machine.fault = None;
@@ -312,6 +315,7 @@ impl App {
             machine.fault = None;
             let step = run.steps.iter().find(|s| s.index == from).map_or("its first step".to_owned(), |s| s.kind.to_string());
             let text = format!("{} retries the {} run of {} from {step} on.", actor.name, run.kind, machine.name);
+            alerts::run_retried(&mut tx, &machine, run.id, &text, now).await?;
             let mut deed = self.machine_deed(actor, now, "run.retried", &machine, serde_json::json!({ "from": step }), text);
             deed.run = Some(run.id);
             deed.record(&mut tx).await?;
@@ -356,6 +360,10 @@ impl App {
             tx.end_run(run.id, id, RunState::Aborted, now).await?;
             tx.withdraw_tasks(id, now).await?;
             let text = format!("{} gave up the {} run of {}; it is {lifecycle} now.", actor.name, run.kind, machine.name);
+            alerts::close_run(&mut tx, &machine, run.id, &text, now).await?;
+            if let Some(fault) = &machine.fault {
+                tx.put_notice(&alerts::quarantined(&machine, fault, now)).await?;
+            }
             let mut deed = self.machine_deed(actor, now, "run.aborted", &machine, serde_json::Value::Null, text);
             deed.run = Some(run.id);
             deed.record(&mut tx).await?;
@@ -395,6 +403,7 @@ impl App {
                 Err(StoreError::Conflict) => continue,
                 Err(e) => return Err(e.into()),
             }
+            alerts::close_all(&mut tx, &machine, machine.current_run, &text, now).await?;
             tx.delete_machine(id).await?;
             self.machine_deed(actor, now, "machine.forgotten", &machine, detail, text).record(&mut tx).await?;
             return Ok(tx.commit().await?);

@@ -54,6 +54,10 @@ ids! {
     CaseId,
     /// One cause outside many machines.
     IncidentId,
+    /// One thing told to alert targets. Ordered by time.
+    NoticeId,
+    /// Somebody who is told.
+    TargetId,
 }
 
 /// An Ethernet address. Text form is lower case with colons; parses `-`, `.`, `:` and bare hex.

@@ -1,6 +1,7 @@
 //! The vocabulary: plain data that every other module speaks. No I/O, no clock, no randomness.
 
 pub mod access;
+pub mod alert;
 pub mod bmc;
 pub mod bmc_features;
 pub mod boot;
@@ -13,6 +14,7 @@ pub mod image;
 pub mod inventory;
 pub mod lease;
 pub mod machine;
+pub mod notice;
 pub mod observation;
 pub mod part;
 pub mod permit;

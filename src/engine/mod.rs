@@ -5,6 +5,7 @@
 //! with a BMC, an agent or a file for each. Between any two lines the process may die: what was claimed is claimed
 //! again when its lease ran out (or at the next start on the same state directory), and the step's rows say how far it came.
 
+pub mod alerts;
 pub mod collect;
 pub mod execute;
 pub mod reconcile;

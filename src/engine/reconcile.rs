@@ -7,7 +7,7 @@ use crate::domain::id::{EventId, MachineId, RunId, StepId};
 use crate::domain::machine::{Lifecycle, Machine, Want};
 use crate::domain::time::Timestamp;
 use crate::domain::work::{Run, RunKind, RunState, Step, StepState};
-use crate::engine::Engine;
+use crate::engine::{Engine, alerts};
 use crate::store::{StoreError, Tx};
 
 /// Decisions applied in a row to one machine: the longest chain is start run, start step, finish.
@@ -72,6 +72,9 @@ impl Engine {
                 }
                 event(&mut tx, &m, run.map(|r| r.id), "run.failed", Severity::Error, format!("{}. {}", fault.what, fault.remedy), now)
                     .await?;
+                if let Some(run) = run {
+                    tx.put_notice(&alerts::run_failed(&m, run, &fault, now)).await?;
+                }
                 m.fault = Some(fault);
                 due = Some(now);
             }
@@ -137,16 +140,9 @@ async fn finish_run(tx: &mut Tx, m: &mut Machine, run: &Run, lifecycle: Lifecycl
     m.lifecycle = lifecycle;
     m.lifecycle_since = now;
     let took = crate::domain::time::spoken(now.since(run.started_at));
-    event(
-        tx,
-        m,
-        Some(run.id),
-        "run.done",
-        Severity::Info,
-        format!("The {} run is done after {took}: {} is {lifecycle}.", run.kind, m.name),
-        now,
-    )
-    .await
+    let text = format!("The {} run is done after {took}: {} is {lifecycle}.", run.kind, m.name);
+    alerts::close_all(tx, m, Some(run.id), &text, now).await?;
+    event(tx, m, Some(run.id), "run.done", Severity::Info, text, now).await
 }
 
 /// Marks the running step as failed when its deadline passed; one that failed by itself is marked already.

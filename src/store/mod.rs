@@ -14,6 +14,7 @@ pub mod hardware_log;
 pub mod images;
 pub mod machines;
 pub mod open;
+pub mod outbox;
 pub mod parts;
 pub mod polls;
 pub mod retention;

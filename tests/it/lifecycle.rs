@@ -12,6 +12,7 @@ use hostler::domain::id::{Mac, MachineId, RunId, Sha256};
 use hostler::domain::image::{Image, ImageFormat};
 use hostler::domain::inventory::{Disk, DiskRef, Inventory, Nic};
 use hostler::domain::machine::{DeploySpec, Lifecycle, Want};
+use hostler::domain::notice::{NoticeKind, Subject};
 use hostler::domain::power::FirmwareKind;
 use hostler::domain::secret::Secret;
 use hostler::domain::work::StepKind;
@@ -315,6 +316,8 @@ async fn a_failed_write_stops_with_a_fault_that_says_what_to_do() {
         site.intake.result(&session, task.id, failed).await.unwrap();
         site.work().await;
         let m = site.store.machine(id).await.unwrap().unwrap();
+        let told = site.store.notices_of(Subject::Run(m.current_run.unwrap())).await.unwrap();
+        assert_eq!(told.iter().map(|n| (n.notice.kind, n.notice.event.as_str())).collect::<Vec<_>>(), [(NoticeKind::Opened, "run.failed")]);
         let fault = m.fault.unwrap();
         assert_eq!((m.lifecycle, fault.code.as_str()), (Lifecycle::Deploying, "hash_mismatch"), "{}", on.name);
         assert!(!fault.remedy.is_empty());

@@ -1,6 +1,7 @@
 //! Tests over files, sockets and processes: one binary. All traffic stays on 127.0.0.0/8.
 
 mod agent_link;
+mod alerts;
 mod api;
 mod artifact;
 mod bmc;

@@ -8,6 +8,7 @@ use hostler::domain::boot::Arch;
 use hostler::domain::id::{MachineId, RunId, Sha256, StepId};
 use hostler::domain::image::{Image, ImageFormat};
 use hostler::domain::machine::{Fault, Lifecycle, Machine};
+use hostler::domain::notice::Subject;
 use hostler::domain::power::{FirmwareKind, PowerState};
 use hostler::domain::work::{Run, RunKind, RunState, Step, StepKind, StepState};
 use hostler::sim::bmc::Chassis;
@@ -253,6 +254,8 @@ async fn an_aborted_run_leaves_a_machine_ready_only_if_nothing_was_written() {
             let answer: Value = api.post(&format!("/api/v1/machines/{name}/abort"), &token, &json!({})).await.json().await.unwrap();
             assert_eq!(answer["lifecycle"], want, "{name} on {}", on.name);
             assert_eq!(answer["fault"].is_null(), !written);
+            let told = on.store.notices_of(Subject::Machine(id)).await.unwrap();
+            assert_eq!(told.iter().any(|n| n.notice.event == "machine.quarantined"), written, "{name} on {}", on.name);
             assert_eq!(on.store.run(run).await.unwrap().unwrap().state, RunState::Aborted);
             problem(api.post(&format!("/api/v1/machines/{name}/abort"), &token, &json!({})).await, 409, "not_now").await;
         }
