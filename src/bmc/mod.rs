@@ -205,6 +205,16 @@ pub enum BootSet {
     Unconfirmed,
 }
 
+/// What is meant by an address behind which several machines are and that names none of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Scope {
+    /// An error: a command must not reach another machine than the one meant.
+    #[default]
+    OneMachine,
+    /// All of them, told as the first that is like a machine: for looking, never for commands.
+    Everything,
+}
+
 /// How long exchanges may take.
 #[derive(Clone, Copy, Debug)]
 pub struct Timing {

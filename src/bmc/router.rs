@@ -12,7 +12,7 @@ use crate::bmc::driver::Driver;
 use crate::bmc::ipmi::{Console, Ipmi};
 use crate::bmc::limit::{LoginGuard, Pace};
 use crate::bmc::redfish::{Redfish, Service};
-use crate::bmc::{Answer, Bmc, BmcAccess, BmcError, BootSet, Timing};
+use crate::bmc::{Answer, Bmc, BmcAccess, BmcError, BootSet, Scope, Timing};
 use crate::clock;
 use crate::domain::bmc::{BmcAddress, BmcIdentity, BmcProtocol};
 use crate::domain::bmc_features::{
@@ -43,6 +43,7 @@ pub struct BmcSettings {
     pub login_pause: Duration,
     /// Where IPMI is spoken by BMCs whose address does not say.
     pub ipmi_port: u16,
+    pub scope: Scope,
 }
 
 impl Default for BmcSettings {
@@ -53,6 +54,7 @@ impl Default for BmcSettings {
             calls_at_once: 256,
             login_pause: Duration::from_secs(15 * 60),
             ipmi_port: IPMI_PORT,
+            scope: Scope::OneMachine,
         }
     }
 }
@@ -491,7 +493,7 @@ impl Bmcs {
             BmcProtocol::Redfish => {
                 let service = entry.redfish(access, settings.timing)?;
                 let path = access.address.system_path.clone();
-                let value = ask(Arc::new(Driver::Redfish(Redfish::new(Arc::clone(&service), path, settings.timing)))).await;
+                let value = ask(Arc::new(Driver::Redfish(Redfish::new(Arc::clone(&service), path, settings.timing, settings.scope)))).await;
                 entry.note_login(access, service.is_logged_in(), value.as_ref().err(), settings.login_pause);
                 Ok(Answer { value: value?, protocol, tls_pin: service.pin() })
             }

@@ -123,6 +123,9 @@ impl From<BmcAddress> for String {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BmcIdentity {
     pub protocol: Option<BmcProtocol>,
+    /// Where it was read: the Redfish URI of the system, or `ipmi:device`.
+    #[serde(default)]
+    pub source: Option<String>,
     pub manufacturer: Option<String>,
     pub model: Option<String>,
     /// The machine's serial (Redfish `SerialNumber`, IPMI FRU product serial).

@@ -198,11 +198,14 @@ pub struct Found<T> {
     /// What was linked or listed but could not be read, and why: the items it holds are unknown, not gone and not healthy.
     #[serde(default = "Vec::new")]
     pub unread: Vec<Oddity>,
+    /// Links below `Oem` that are not followed: what a vendor keeps outside the standard.
+    #[serde(default = "Vec::new")]
+    pub oem_links: Vec<Oddity>,
 }
 
 impl<T> Default for Found<T> {
     fn default() -> Self {
-        Self { items: Vec::new(), not_understood: Vec::new(), unread: Vec::new() }
+        Self { items: Vec::new(), not_understood: Vec::new(), unread: Vec::new(), oem_links: Vec::new() }
     }
 }
 

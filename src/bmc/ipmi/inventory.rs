@@ -36,6 +36,7 @@ impl Ipmi {
             FruRead::Absent | FruRead::Unreadable(_) => Box::default(),
         };
         Ok(BmcIdentity {
+            source: Some("ipmi:device".to_owned()),
             protocol: Some(BmcProtocol::Ipmi),
             manufacturer: fru.manufacturer().cloned(),
             model: fru.model().cloned(),

@@ -22,7 +22,7 @@ impl Ipmi {
         let mut found = Found {
             items: Vec::with_capacity(repository.sensors.len()),
             not_understood: repository.not_understood.clone(),
-            unread: Vec::new(),
+            ..Found::default()
         };
         for record in repository.sensors.iter().filter(|s| s.content != Content::EventOnly) {
             let (reading, answer) = self.read_sensor(record).await?;

@@ -181,7 +181,7 @@ mod tests {
     use reqwest::header::HeaderMap;
 
     fn reply(status: u16, body: Value) -> Reply {
-        Reply { status: StatusCode::from_u16(status).unwrap(), headers: HeaderMap::new(), body }
+        Reply { status: StatusCode::from_u16(status).unwrap(), headers: HeaderMap::new(), body, bytes: 0 }
     }
 
     #[test]

@@ -37,6 +37,8 @@ pub struct Reply {
     pub headers: HeaderMap,
     /// `Null` for an empty body.
     pub body: Value,
+    /// Length of the body as it came.
+    pub bytes: usize,
 }
 
 impl Reply {
@@ -453,7 +455,7 @@ impl Http {
                 Err(what) => return Err(self.nonsense(what)),
             }
         };
-        Ok(Reply { status, headers, body })
+        Ok(Reply { status, headers, body, bytes: bytes.len() })
     }
 
     /// Resolves a link from the BMC. Links and redirects to another host, port or scheme are refused: our login goes

@@ -41,6 +41,12 @@ pub fn machine_of(systems: &[Resource]) -> Option<&Resource> {
     bests.next().filter(|_| bests.next().is_none())
 }
 
+/// The first of those that look most like a machine.
+pub fn most_like_a_machine(systems: &[Resource]) -> Option<&Resource> {
+    let best = systems.iter().map(|s| rank(&s.body)).max()?;
+    systems.iter().find(|s| rank(&s.body) == best)
+}
+
 impl Redfish {
     /// The machine's resources, found once per connection.
     pub(super) async fn layout(&self, walk: &mut Walk<'_>) -> Result<Arc<Layout>, BmcError> {
@@ -48,7 +54,7 @@ impl Redfish {
         if let Some(layout) = self.kept_layout(&system) {
             return Ok(layout);
         }
-        let layout = Arc::new(find(walk, &system).await?);
+        let layout = Arc::new(find(walk, &system, self.is_everything()).await?);
         // An incomplete look is not kept: the next call sees the rest.
         if walk.unread.is_empty() {
             self.keep_layout(Arc::clone(&layout));
@@ -57,12 +63,12 @@ impl Redfish {
     }
 }
 
-async fn find(walk: &mut Walk<'_>, system: &str) -> Result<Layout, BmcError> {
+async fn find(walk: &mut Walk<'_>, system: &str, is_everything: bool) -> Result<Layout, BmcError> {
     let root = walk.root().await?;
     let systems = walk.follow_members(&root.body, "Systems").await?;
     // One machine behind this BMC, and it is ours: all that the BMC lists is its. Several (a shared front such as
     // sushy-emulator's): only what is linked from ours.
-    let is_alone = systems.len() <= 1 || machine_of(&systems).is_some_and(|m| tidy(&m.path) == tidy(system));
+    let is_alone = is_everything || systems.len() <= 1 || machine_of(&systems).is_some_and(|m| tidy(&m.path) == tidy(system));
     if is_alone {
         let paths = |resources: Vec<Resource>| resources.into_iter().map(|r| r.path).collect::<Vec<_>>();
         let mut all = paths(systems);

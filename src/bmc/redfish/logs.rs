@@ -18,6 +18,8 @@ const ENTRY_CAP: usize = 5_000;
 /// Entries that must be asked for one by one, at once.
 const SINGLE_CAP: usize = 1_500;
 const MESSAGE_CAP: usize = 1_024;
+/// Logs of one machine that are read; a DL360 has four.
+const LOG_CAP: usize = 64;
 
 impl Redfish {
     /// The log services of the machine's systems, managers and chassis.
@@ -28,8 +30,8 @@ impl Redfish {
         for holder in layout.systems.iter().chain(&layout.managers).chain(&layout.chassis) {
             let Some(holder) = walk.get(holder).await? else { continue };
             for service in walk.follow_members(&holder.body, "LogServices").await? {
-                let enabled = walk.reader(&service).flag("ServiceEnabled") != Some(false);
-                if enabled && service.body.get("Entries").is_some() && !logs.contains(&service.path) {
+                // One that takes no new entries (`ServiceEnabled` false) still has its old ones.
+                if service.body.get("Entries").is_some() && !logs.contains(&service.path) && logs.len() < LOG_CAP {
                     logs.push(service.path);
                 }
             }
@@ -260,12 +262,15 @@ fn entry(r: &mut Reader, log: &str) -> LogEntry {
         "Deassert" | "State Deasserted" | "Predictive Failure Deasserted" | "Device Removed / Device Absent" => LogDirection::Deasserted,
         _ => LogDirection::Asserted,
     };
-    let severity = match r.first_text(&["Severity", "MessageSeverity"]).as_deref() {
-        None | Some("OK" | "Informational" | "Info") => LogSeverity::Info,
-        Some("Warning" | "Caution") => LogSeverity::Warning,
-        Some("Critical" | "Fatal") => LogSeverity::Critical,
-        Some(other) => {
-            r.odd(format!("Severity {other:?} is no severity we know"));
+    let said_severity = r.first_text(&["Severity", "MessageSeverity"]).unwrap_or_default();
+    let severity = match said_severity.to_ascii_lowercase().as_str() {
+        "" | "ok" | "informational" | "information" | "info" | "normal" | "notice" | "audit" | "debug" | "none" | "unknown" => {
+            LogSeverity::Info
+        }
+        "warning" | "warn" | "caution" | "minor" | "degraded" => LogSeverity::Warning,
+        "critical" | "fatal" | "major" | "error" | "alert" | "emergency" => LogSeverity::Critical,
+        _ => {
+            r.odd(format!("Severity {said_severity:?} is no severity we know"));
             LogSeverity::Warning
         }
     };

@@ -39,7 +39,7 @@ use crate::bmc::redfish::http::{Http, Reply};
 use crate::bmc::redfish::layout::{Layout, machine_of};
 use crate::bmc::redfish::sensors::Route;
 use crate::bmc::redfish::walk::{Member, Walk};
-use crate::bmc::{Bmc, BmcAccess, BmcError, BootSet, Timing};
+use crate::bmc::{Bmc, BmcAccess, BmcError, BootSet, Scope, Timing};
 use crate::domain::bmc::{BmcIdentity, BmcProtocol};
 use crate::domain::bmc_features::{
     Account, BiosAttribute, BmcNetwork, BootOption, BootProgress, FirmwareItem, FirmwareSource, Found, LedState, MediaSlot, Support,
@@ -100,11 +100,17 @@ pub struct Redfish {
     /// The system's path as given with the address; else the only member of `Systems` is meant.
     path: Option<String>,
     timing: Timing,
+    scope: Scope,
 }
 
 impl Redfish {
-    pub fn new(service: Arc<Service>, path: Option<String>, timing: Timing) -> Self {
-        Self { service, path, timing }
+    pub fn new(service: Arc<Service>, path: Option<String>, timing: Timing, scope: Scope) -> Self {
+        Self { service, path, timing, scope }
+    }
+
+    /// Whether all that the service lists is meant.
+    fn is_everything(&self) -> bool {
+        self.scope == Scope::Everything && self.path.is_none()
     }
 
     fn http(&self) -> &Http {
@@ -180,6 +186,11 @@ impl Redfish {
             if let Some(machine) = machine_of(&systems) {
                 return Ok(machine.path.clone());
             }
+            if self.is_everything()
+                && let Some(first) = layout::most_like_a_machine(&systems)
+            {
+                return Ok(first.path.clone());
+            }
         }
         let first = members.first().map(String::as_str).unwrap_or_default();
         let shown = members.iter().take(4).map(|m| view::clean(m).unwrap_or_default()).collect::<Vec<_>>().join(", ");
@@ -220,7 +231,7 @@ impl Redfish {
     }
 
     async fn read_identity(&self) -> Result<BmcIdentity, BmcError> {
-        let (_, system) = self.system().await?;
+        let (path, system) = self.system().await?;
         let s = &system.body;
         let manager = match view::link_of_first(s, &["Links", "ManagedBy"]) {
             Some(path) => Some(path.to_owned()),
@@ -238,6 +249,7 @@ impl Redfish {
         };
         Ok(BmcIdentity {
             protocol: Some(BmcProtocol::Redfish),
+            source: view::clean_to(&path, 1024),
             manufacturer: view::text(s, "Manufacturer"),
             model: view::text(s, "Model"),
             serial: view::serial(s),

@@ -54,6 +54,9 @@ const QUIRKS: &[Quirk] = &[
     },
     Quirk { vendor: "", does: Does::BootProgressIn("/Oem/Hpe/PostState") },
     Quirk { vendor: "", does: Does::StorageIn("/Oem/Hpe/Links/SmartStorage") },
+    // iLO 4 writes "Hp" where later ones write "Hpe", otherwise the same (HPE's API reference for iLO 4, 2.30 and later).
+    Quirk { vendor: "", does: Does::StorageIn("/Oem/Hp/Links/SmartStorage") },
+    Quirk { vendor: "", does: Does::BootProgressIn("/Oem/Hp/PostState") },
     // X10SDV, AST2400 4.0 (supermicro-x10sdv-ast2400).
     Quirk { vendor: "", does: Does::RawEventIn("/Oem/Supermicro/RawEventData") },
     Quirk { vendor: "", does: Does::BoardSerialIn("/Oem/Supermicro/BoardSerialNumber") },

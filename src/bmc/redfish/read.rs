@@ -17,6 +17,23 @@ const LIST_CAP: usize = 2_000;
 /// Texts that firmware writes where it has no value.
 const NO_VALUE: [&str; 9] = ["", "n/a", "na", "none", "null", "unknown", "-", "--", "not available"];
 
+/// `Resource.State` (DSP2046), in its own letters; firmware has been seen to use others.
+const STATES: [&str; 13] = [
+    "Enabled",
+    "Disabled",
+    "StandbyOffline",
+    "StandbySpare",
+    "InTest",
+    "Starting",
+    "Absent",
+    "UnavailableOffline",
+    "Deferring",
+    "Quiesced",
+    "Updating",
+    "Qualified",
+    "Degraded",
+];
+
 /// Notes something seen and not understood.
 pub fn note(odd: &mut Vec<Oddity>, source: &str, what: impl Into<String>) {
     let oddity = Oddity { source: clean(source).unwrap_or_default(), what: clean(&what.into()).unwrap_or_default() };
@@ -204,10 +221,10 @@ impl<'a, 'o> Reader<'a, 'o> {
     fn health_word(&mut self, name: &str) -> Option<Health> {
         let word = self.text(name)?;
         match word.to_ascii_lowercase().as_str() {
-            "ok" | "good" | "normal" => Some(Health::Ok),
-            "warning" | "degraded" => Some(Health::Warning),
-            "critical" | "failed" | "fatal" => Some(Health::Critical),
-            "unknown" | "none" | "" => None,
+            "ok" | "good" | "normal" | "healthy" => Some(Health::Ok),
+            "warning" | "degraded" | "minor" => Some(Health::Warning),
+            "critical" | "failed" | "fatal" | "major" => Some(Health::Critical),
+            "unknown" | "none" | "n/a" | "null" | "absent" | "not available" | "" => None,
             _ => {
                 self.odd(format!("{name} {word:?} is no health we know"));
                 None
@@ -222,21 +239,23 @@ impl<'a, 'o> Reader<'a, 'o> {
             return Status { health, ..Status::default() };
         }
         let Some(mut status) = self.inside("Status") else { return Status::default() };
-        let state = match status.text("State").as_deref() {
+        let state = match status.text("State") {
             None => PartState::NotSaid,
-            Some("Enabled") => PartState::Present,
-            Some("Absent") => PartState::Absent,
-            Some(
-                word @ ("Disabled" | "StandbyOffline" | "StandbySpare" | "InTest" | "Starting" | "Quiesced" | "Updating" | "Qualified"
-                | "Deferring"),
-            ) => PartState::Idle(word.to_owned()),
-            Some(word @ ("UnavailableOffline" | "Degraded")) => PartState::Unavailable(word.to_owned()),
-            Some(word) => {
-                status.odd(format!("Status.State {word:?} is no state we know"));
-                PartState::Unavailable(word.to_owned())
-            }
+            Some(word) => match STATES.iter().find(|known| known.eq_ignore_ascii_case(&word)) {
+                Some(&"Enabled") => PartState::Present,
+                Some(&"Absent") => PartState::Absent,
+                Some(known @ (&"UnavailableOffline" | &"Degraded")) => PartState::Unavailable((*known).to_owned()),
+                Some(known) => PartState::Idle((*known).to_owned()),
+                None if NO_VALUE.contains(&word.to_ascii_lowercase().as_str()) => PartState::NotSaid,
+                None => {
+                    status.odd(format!("Status.State {word:?} is no state we know"));
+                    PartState::Unavailable(word)
+                }
+            },
         };
-        let (health, rollup) = (status.health_word("Health"), status.health_word("HealthRollup"));
+        // `HealthRollUp` was the name in drafts of 1.0 and is still sent.
+        let rollup = if status.has("HealthRollup") { "HealthRollup" } else { "HealthRollUp" };
+        let (health, rollup) = (status.health_word("Health"), status.health_word(rollup));
         let conditions = status.list("Conditions");
         let alarms = conditions.into_iter().take(8).filter_map(condition).collect();
         // "OK" about an empty place says nothing about a part (iLO 5: 20 empty DIMM slots of a DL360, all "OK").
@@ -369,16 +388,23 @@ fn shown(value: &Value) -> String {
     clean_to(&text, 60).unwrap_or_default()
 }
 
-/// RFC 3339, and the spellings seen beside it: no zone (taken as UTC), a blank for the `T`, a zone without colon.
+/// RFC 3339, and the spellings seen beside it: no zone (taken as UTC), a blank for the `T`, slashes in the date, a zone without
+/// colon, seconds since 1970.
 pub fn read_time(text: &str) -> Option<Timestamp> {
     let text = text.trim();
     if let Ok(time) = text.parse() {
         return Some(time);
     }
+    if (9..=10).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_digit()) {
+        return text.parse::<i64>().ok().map(|secs| Timestamp(secs * 1_000_000));
+    }
     if !text.is_ascii() || text.len() < 19 {
         return None;
     }
     let mut fixed = text.replacen(' ', "T", 1);
+    if let (Some(date), Some(rest)) = (fixed.get(..10), fixed.get(10..)) {
+        fixed = format!("{}{rest}", date.replace('/', "-"));
+    }
     let zone = fixed.get(19..).unwrap_or_default().trim_start_matches(|c: char| c == '.' || c.is_ascii_digit()).to_owned();
     if zone.is_empty() {
         fixed.push('Z');
@@ -439,6 +465,21 @@ mod tests {
     }
 
     #[test]
+    fn states_are_read_in_any_letters() {
+        let of = |state: &str, health: &str| {
+            let body = json!({"Status": {"State": state, "Health": health, "HealthRollUp": "WARNING"}});
+            let mut odd = Vec::new();
+            let status = Reader::new(&body, "/x", &mut odd).status();
+            (status.state, status.health, status.rollup, odd.len())
+        };
+        let warned = Some(Health::Warning);
+        assert_eq!(of("enabled", "ok"), (PartState::Present, Some(Health::Ok), warned, 0));
+        assert_eq!(of("ABSENT", "OK"), (PartState::Absent, None, warned, 0));
+        assert_eq!(of("standbyoffline", "Critical"), (PartState::Idle("StandbyOffline".into()), Some(Health::Critical), warned, 0));
+        assert_eq!(of("N/A", "N/A"), (PartState::NotSaid, None, warned, 0));
+    }
+
+    #[test]
     fn an_empty_place_is_not_a_healthy_part() {
         let body = json!({"Status": {"State": "Absent", "Health": "OK"}});
         let status = Reader::new(&body, "/x", &mut Vec::new()).status();
@@ -453,6 +494,8 @@ mod tests {
         {
             assert_eq!(read_time(text), Some(want), "{text}");
         }
+        assert_eq!(read_time("2024/06/11 05:13:00"), Some(want));
+        assert_eq!(read_time("1718082780"), Some(want));
         for text in ["", "yesterday", "2024-13-11T05:13:00Z", "ÄÖÜ-06-11T05:13:00", "2024-06-11T05:13:00+é0"] {
             assert_eq!(read_time(text), None, "{text}");
         }

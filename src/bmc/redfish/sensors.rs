@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use crate::bmc::BmcError;
 use crate::bmc::redfish::Redfish;
 use crate::bmc::redfish::read::{Reader, Status};
-use crate::bmc::redfish::walk::{Resource, Walk};
+use crate::bmc::redfish::walk::{Resource, Walk, tidy};
 use crate::domain::bmc_features::Found;
 use crate::domain::part::PartState;
 use crate::domain::sensor::{Reading, Sensor, SensorKind, Thresholds, Unit};
@@ -149,18 +149,20 @@ async fn read_route(walk: &mut Walk<'_>, sources: &[(usize, Source)]) -> Result<
                 None => Vec::new(),
             },
             Source::Legacy(path) => match walk.get(path).await? {
-                Some(resource) => legacy(walk, &resource, &LEGACY_LISTS),
+                Some(resource) => legacy(walk, &resource, &LEGACY_LISTS, sources),
                 None => Vec::new(),
             },
             Source::LegacyBeside(path) => match walk.get(path).await? {
-                Some(resource) => legacy(walk, &resource, &LEGACY_LISTS[..4]),
+                Some(resource) => legacy(walk, &resource, &LEGACY_LISTS[..4], sources),
                 None => Vec::new(),
             },
             Source::Excerpts(path) => excerpts(walk, path).await?,
         };
         for sensor in fresh {
             // Names are compared between descriptions, not within one: two fans, two power supplies may share a name.
-            let name = (*chassis, sensor.kind, plain_name(&sensor.name));
+            // A duty cycle is a share in one and a fan in the other.
+            let kind = if sensor.kind == SensorKind::Share { SensorKind::Fan } else { sensor.kind };
+            let name = (*chassis, kind, plain_name(&sensor.name));
             let class = *known.entry(name).or_insert(source.class());
             if class != source.class() || !ids.insert(sensor.id.clone()) {
                 continue;
@@ -320,13 +322,27 @@ fn without_zeroes(t: Thresholds) -> Thresholds {
     if given >= 2 && all.iter().flatten().all(|v| *v == 0.0) { Thresholds::default() } else { t }
 }
 
+/// Whether a sensor is read as a member of a `Sensors` collection.
+fn is_read(sources: &[(usize, Source)], sensor: &str) -> bool {
+    let sensor = tidy(sensor);
+    sources.iter().any(|(_, source)| match source {
+        Source::Collection(path) => sensor.strip_prefix(tidy(path).as_str()).is_some_and(|rest| rest.starts_with('/')),
+        Source::Member(path) => tidy(path) == sensor,
+        Source::Legacy(_) | Source::LegacyBeside(_) | Source::Excerpts(_) => false,
+    })
+}
+
 /// Everything in a `Thermal` or a `Power` resource.
-fn legacy(walk: &mut Walk<'_>, resource: &Resource, lists: &[&str]) -> Vec<Sensor> {
+fn legacy(walk: &mut Walk<'_>, resource: &Resource, lists: &[&str], sources: &[(usize, Source)]) -> Vec<Sensor> {
     let mut out = Vec::new();
     let body = std::sync::Arc::clone(&resource.body);
     for &list in lists {
         let entries = Reader::new(&body, &resource.path, &mut walk.odd).list(list);
         for (i, entry) in entries.into_iter().enumerate() {
+            // A copy that names the sensor it is of (DSP2046, excerpts): read there.
+            if entry.get("DataSourceUri").and_then(Value::as_str).is_some_and(|of| is_read(sources, of)) {
+                continue;
+            }
             let source = element_path(&resource.path, list, i, entry);
             let mut r = Reader::new(entry, &source, &mut walk.odd);
             match list {
@@ -355,9 +371,9 @@ fn legacy_sensor(r: &mut Reader, list: &str) -> Option<Sensor> {
         "Voltages" => (SensorKind::Voltage, Unit::Volt, r.number("ReadingVolts")),
         _ => {
             // `Units` and `CurrentReading` are iLO 4's and Thermal 1.0's.
-            let unit = match r.first_text(&["ReadingUnits", "Units"]).as_deref() {
-                Some("RPM") => Unit::Rpm,
-                Some("Percent" | "%") => Unit::Percent,
+            let unit = match r.first_text(&["ReadingUnits", "Units"]).map(|u| u.to_ascii_lowercase()).as_deref() {
+                Some("rpm") => Unit::Rpm,
+                Some("percent" | "%") => Unit::Percent,
                 None => Unit::None,
                 Some(other) => {
                     r.odd(format!("a fan in {other:?}"));

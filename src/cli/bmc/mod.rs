@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 
-use crate::bmc::{BmcAccess, BmcError, BmcSettings, Bmcs};
+use crate::bmc::{BmcAccess, BmcError, BmcSettings, Bmcs, Scope};
 use crate::cli::{CliError, Global, Result, output};
 use crate::clock;
 use crate::domain::bmc::BmcAddress;
@@ -59,7 +59,7 @@ async fn probe_one(global: &Global, args: ProbeArgs) -> Result<()> {
         }
     };
     let access = BmcAccess { address: args.address, user: args.user, password: Secret::new(password), tls_pin: args.pin, prefer: None };
-    let bmcs = Bmcs::new(BmcSettings::default());
+    let bmcs = Bmcs::new(BmcSettings { scope: Scope::Everything, ..BmcSettings::default() });
     let machine = MachineId(clock::fresh_uuid());
     let report = probe::read(&bmcs, machine, &access).await;
     bmcs.close_all().await;

@@ -3,7 +3,7 @@
 //! The JSON of `hostler bmc probe --json`; `schema` names its version, fields are only added to it. Everything found carries the
 //! `source` it was read at: a Redfish URI (with a JSON pointer for a member of an array) or an IPMI record.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
@@ -24,6 +24,8 @@ use crate::domain::time::Timestamp;
 pub const SCHEMA: &str = "hostler.bmc-probe.v1";
 /// Areas that are read: each may fail alone.
 pub const AREAS: usize = 15;
+/// After that no further area is begun. The slowest BMC recorded takes 250 requests of 2 s.
+const READ_FOR: Duration = Duration::from_secs(1200);
 
 #[derive(Serialize)]
 pub struct Report {
@@ -54,6 +56,8 @@ pub struct Report {
     pub not_understood: Vec<Noted>,
     /// Linked or listed and not readable.
     pub unread: Vec<Noted>,
+    /// Links that a vendor keeps below `Oem`: of no standard, so named and not followed.
+    pub oem_links: Vec<Noted>,
     /// What this BMC does not offer, and why we think so.
     pub not_offered: Vec<Failure>,
     /// What it offers and could not be read.
@@ -97,22 +101,25 @@ pub async fn read(bmcs: &Bmcs, machine: MachineId, access: &BmcAccess) -> Result
     let address = BmcAddress { protocol: Some(identity.protocol), ..access.address.clone() };
     let access = &BmcAccess { address, tls_pin: identity.tls_pin.or(access.tls_pin), ..access.clone() };
     let mut notes = Notes::default();
-    let power = notes.take("power", bmcs.power(machine, access).await);
-    let boot_progress = notes.take("boot_progress", bmcs.boot_progress(machine, access).await).flatten();
-    let clock_offset_secs = notes.take("clock", bmcs.clock_offset(machine, access).await).flatten();
-    let locator_led = notes.take("locator_led", bmcs.locator_led(machine, access).await);
-    let capabilities = notes.take("capabilities", bmcs.supports(machine, access).await).unwrap_or_default();
-    let parts = notes.take_found("parts", bmcs.parts(machine, access).await);
-    let sensors = notes.take_found("sensors", bmcs.sensors(machine, access).await);
-    let firmware = notes.take_found("firmware", bmcs.firmware(machine, access).await);
-    let bios = notes.take_found("bios", bmcs.bios(machine, access).await);
-    let accounts = notes.take_found("accounts", bmcs.accounts(machine, access).await);
-    let boot_order = notes.take_found("boot_order", bmcs.boot_order(machine, access).await);
-    let media = notes.take_found("media", bmcs.media(machine, access).await);
-    let network = notes.take_found("network", bmcs.network(machine, access).await);
+    let power = notes.take("power", within(begun, access, bmcs.power(machine, access)).await);
+    let boot_progress = notes.take("boot_progress", within(begun, access, bmcs.boot_progress(machine, access)).await).flatten();
+    let clock_offset_secs = notes.take("clock", within(begun, access, bmcs.clock_offset(machine, access)).await).flatten();
+    let locator_led = notes.take("locator_led", within(begun, access, bmcs.locator_led(machine, access)).await);
+    let capabilities = notes.take("capabilities", within(begun, access, bmcs.supports(machine, access)).await).unwrap_or_default();
+    let parts = notes.take_found("parts", within(begun, access, bmcs.parts(machine, access)).await);
+    let sensors = notes.take_found("sensors", within(begun, access, bmcs.sensors(machine, access)).await);
+    let firmware = notes.take_found("firmware", within(begun, access, bmcs.firmware(machine, access)).await);
+    let bios = notes.take_found("bios", within(begun, access, bmcs.bios(machine, access)).await);
+    let accounts = notes.take_found("accounts", within(begun, access, bmcs.accounts(machine, access)).await);
+    let boot_order = notes.take_found("boot_order", within(begun, access, bmcs.boot_order(machine, access)).await);
+    let media = notes.take_found("media", within(begun, access, bmcs.media(machine, access)).await);
+    let network = notes.take_found("network", within(begun, access, bmcs.network(machine, access)).await);
     let mut logs = Vec::new();
-    for source in notes.take("logs", bmcs.logs(machine, access).await).unwrap_or_default() {
-        let Some(news) = notes.take("log", bmcs.log_news(machine, access, &source, &LogCursor::default()).await) else { continue };
+    for source in notes.take("logs", within(begun, access, bmcs.logs(machine, access)).await).unwrap_or_default() {
+        let Some(news) = notes.take("log", within(begun, access, bmcs.log_news(machine, access, &source, &LogCursor::default())).await)
+        else {
+            continue;
+        };
         notes.not_understood.extend(news.not_understood.into_iter().map(|oddity| Noted { area: "logs", oddity }));
         let (used, total) = news.fill.unzip();
         logs.push(Log { source, used, total, is_cut: news.may_have_lost, entries: news.entries });
@@ -141,6 +148,7 @@ pub async fn read(bmcs: &Bmcs, machine: MachineId, access: &BmcAccess) -> Result
         network,
         not_understood: notes.not_understood,
         unread: notes.unread,
+        oem_links: notes.oem_links,
         not_offered: notes.not_offered,
         failed: notes.failed,
         problems: Vec::new(),
@@ -149,10 +157,20 @@ pub async fn read(bmcs: &Bmcs, machine: MachineId, access: &BmcAccess) -> Result
     Ok(report)
 }
 
+/// Asks, unless the time for all of it is over.
+async fn within<T>(begun: Instant, access: &BmcAccess, ask: impl Future<Output = Result<T, BmcError>>) -> Result<T, BmcError> {
+    let left = READ_FOR.saturating_sub(begun.elapsed());
+    match tokio::time::timeout(left, ask).await {
+        Ok(answer) => answer,
+        Err(_) => Err(BmcError::Timeout { address: access.address.to_string(), after: READ_FOR }),
+    }
+}
+
 #[derive(Default)]
 struct Notes {
     not_understood: Vec<Noted>,
     unread: Vec<Noted>,
+    oem_links: Vec<Noted>,
     not_offered: Vec<Failure>,
     failed: Vec<Failure>,
 }
@@ -184,6 +202,12 @@ impl Notes {
         let Some(found) = self.take(area, answer) else { return Vec::new() };
         self.not_understood.extend(found.not_understood.into_iter().map(|oddity| Noted { area, oddity }));
         self.unread.extend(found.unread.into_iter().map(|oddity| Noted { area, oddity }));
+        for oddity in found.oem_links {
+            // Resources that several areas read are named once.
+            if !self.oem_links.iter().any(|known| known.oddity == oddity) {
+                self.oem_links.push(Noted { area, oddity });
+            }
+        }
         found.items
     }
 }

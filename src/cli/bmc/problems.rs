@@ -76,6 +76,11 @@ fn of_bmc(report: &Report, out: &mut Vec<Problem>) {
     if identity.serial.as_deref().is_none_or(|s| s.parse::<crate::domain::id::Serial>().is_err()) {
         push(out, Severity::Info, "it gives no usable serial number of the machine", None);
     }
+    let systems: Vec<&str> = report.parts.iter().filter(|p| p.kind == PartKind::System).map(|p| p.name.as_str()).collect();
+    if systems.len() > 1 {
+        let what = format!("it serves {} systems ({}); identity and power are those of one", systems.len(), systems.join(", "));
+        push(out, Severity::Info, what, identity.source.as_deref());
+    }
     for (capability, so) in [
         (Capability::Power, "the machine cannot be switched by it"),
         (Capability::BootOnce, "the machine cannot be told what to boot next"),

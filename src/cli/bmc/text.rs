@@ -241,7 +241,12 @@ fn rest(report: &Report) {
         ]
     });
     output::table(&["interface", "mac", "address", "gateway", "origin", "source"], rows.collect());
-    for (title, list) in [("Not understood", &report.not_understood), ("Linked and not readable", &report.unread)] {
+    let lists = [
+        ("Not understood", &report.not_understood),
+        ("Linked and not readable", &report.unread),
+        ("Outside the standard, not followed", &report.oem_links),
+    ];
+    for (title, list) in lists {
         section(title, list.len());
         let rows = list.iter().map(|n| vec![n.area.to_owned(), n.oddity.what.clone(), n.oddity.source.clone()]).collect();
         output::table(&["area", "what", "source"], rows);

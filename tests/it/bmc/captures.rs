@@ -221,7 +221,8 @@ async fn an_hpe_dl360_is_read_completely() {
     let drive = all.part("/redfish/v1/Chassis/DE00A000/Drives/2556");
     assert_eq!((drive.serial.as_ref().unwrap().as_str(), drive.facts.life_left_percent), ("S521NA0T605357", Some(99.0)));
     assert_eq!((drive.place.as_deref(), drive.facts.failure_predicted), (Some("Slot=12:Port=2I:Box=1:Bay=1"), Some(false)));
-    assert_eq!((all.with_serial(PartKind::StorageController), all.count(PartKind::NetworkPort)), (1, 2));
+    // Two ports of the adapter that is listed, and the four of an I350 that only `EthernetInterfaces` shows.
+    assert_eq!((all.with_serial(PartKind::StorageController), all.count(PartKind::NetworkPort)), (1, 6));
     // Its `Volumes` lists none of the one it counts; HPE's own tree does, and its drives are the ones known by serial already.
     let volume = all.parts.iter().find(|p| p.kind == PartKind::Volume).unwrap();
     assert_eq!((volume.name.as_str(), volume.facts.volume.as_deref(), all.count(PartKind::Volume)), ("BootVolume", Some("RAID1"), 1));
@@ -324,5 +325,5 @@ async fn a_warm_reading_of_all_sensors_costs_one_request_a_source() {
     tree.forget();
     let second = bmcs.sensors(machine(), &access).await.unwrap().value;
     assert_eq!(tree.asked(), ["/redfish/v1/Chassis/1/Thermal", "/redfish/v1/Chassis/1/Power"]);
-    assert_eq!(first, second, "and the sensors keep their ids");
+    assert_eq!(first.items, second.items, "and the sensors keep their ids");
 }

@@ -17,6 +17,7 @@ mod recorded;
 mod replay;
 mod sim_faults;
 mod sim_updates;
+mod standard;
 mod sushy;
 mod trees;
 mod validators;

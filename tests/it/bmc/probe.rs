@@ -8,12 +8,12 @@ use serde_json::Value;
 use super::kit::{setup, start};
 use super::recorded::{Letters, Recorded};
 
-async fn probe(args: &[&str]) -> Output {
+pub(super) async fn probe(args: &[&str]) -> Output {
     let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_hostler"));
     command.args(["bmc", "probe"]).args(args).output().await.unwrap()
 }
 
-async fn json_of(args: &[&str]) -> Value {
+pub(super) async fn json_of(args: &[&str]) -> Value {
     let output = probe(&[args, &["--json"]].concat()).await;
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     serde_json::from_slice(&output.stdout).unwrap()

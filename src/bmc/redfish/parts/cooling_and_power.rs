@@ -41,7 +41,7 @@ pub async fn read(walk: &mut Walk<'_>, chassis: &Resource, list: &mut List) -> R
         && let Some(thermal) = walk.follow(&chassis.body, "Thermal").await?
     {
         if fans == 0 {
-            elements(walk, &thermal, "Fans", list, legacy_fan);
+            elements(walk, &thermal, "Fans", list, legacy_fan).await?;
         }
         if redundancy[0] == 0 {
             groups(walk, &thermal, "Redundancy", list);
@@ -51,7 +51,7 @@ pub async fn read(walk: &mut Walk<'_>, chassis: &Resource, list: &mut List) -> R
         && let Some(power) = walk.follow(&chassis.body, "Power").await?
     {
         if supplies == 0 {
-            elements(walk, &power, "PowerSupplies", list, power_supply);
+            elements(walk, &power, "PowerSupplies", list, power_supply).await?;
         }
         if redundancy[1] == 0 {
             groups(walk, &power, "Redundancy", list);
@@ -61,17 +61,22 @@ pub async fn read(walk: &mut Walk<'_>, chassis: &Resource, list: &mut List) -> R
 }
 
 /// The members of an array of a legacy resource.
-fn elements(walk: &mut Walk<'_>, resource: &Resource, field: &str, list: &mut List, read: fn(&mut Reader) -> Part) {
-    let entries = walk.reader(resource).list(field);
-    for (i, entry) in entries.into_iter().enumerate() {
-        let source = element_path(&resource.path, field, i, entry);
-        let mut part = read(&mut Reader::new(entry, &source, &mut walk.odd));
+async fn elements(
+    walk: &mut Walk<'_>,
+    resource: &Resource,
+    field: &str,
+    list: &mut List,
+    read: fn(&mut Reader) -> Part,
+) -> Result<(), BmcError> {
+    for (i, entry) in walk.entries(resource, field).await?.iter().enumerate() {
+        let mut part = read(&mut walk.reader(entry));
         // One name for all of them (iLO 5: "HpeServerPowerSupply") tells nothing apart.
         if field == "PowerSupplies" && !part.name.contains(|c: char| c.is_ascii_digit()) {
             part.name = format!("Power supply {}", i + 1);
         }
         list.add(part);
     }
+    Ok(())
 }
 
 fn legacy_fan(r: &mut Reader) -> Part {

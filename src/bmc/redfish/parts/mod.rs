@@ -19,6 +19,7 @@ use crate::bmc::redfish::quirks;
 use crate::bmc::redfish::read::Reader;
 use crate::bmc::redfish::walk::{Resource, Walk};
 use crate::domain::bmc_features::Found;
+use crate::domain::id::Mac;
 use crate::domain::part::{Part, PartKind, PartState};
 use crate::domain::sensor::Health;
 
@@ -111,22 +112,21 @@ impl Redfish {
             network::pcie(&mut walk, &system, &mut list).await?;
             unknown_links(&mut walk, &system, SYSTEM_LINKS);
         }
-        let mut adapters = false;
         for path in &layout.chassis {
             let Some(chassis) = walk.get(path).await? else { continue };
             list.add(chassis_part(&mut walk.reader(&chassis)));
             cooling_and_power::read(&mut walk, &chassis, &mut list).await?;
             storage::chassis_drives(&mut walk, &chassis, &mut list).await?;
             compute::of_chassis(&mut walk, &chassis, &mut list).await?;
-            adapters |= network::adapters(&mut walk, &chassis, &mut list).await?;
+            network::adapters(&mut walk, &chassis, "NetworkAdapters", &mut list).await?;
             network::pcie(&mut walk, &chassis, &mut list).await?;
             assembly(&mut walk, &chassis, &mut list).await?;
             unknown_links(&mut walk, &chassis, CHASSIS_LINKS);
         }
-        if !adapters {
-            for path in &layout.systems {
-                network::interfaces(&mut walk, path, &mut list).await?;
-            }
+        for path in &layout.systems {
+            let Some(system) = walk.get(path).await? else { continue };
+            network::of_system(&mut walk, &system, &mut list).await?;
+            storage::simple(&mut walk, &system, &mut list).await?;
         }
         for path in &layout.fabrics {
             network::switches(&mut walk, path, &mut list).await?;
@@ -146,6 +146,8 @@ impl Redfish {
 pub struct List {
     parts: Vec<Part>,
     sources: HashSet<String>,
+    /// Every MAC that an adapter's ports or functions show.
+    macs: HashSet<Mac>,
     /// Parts that may be another description of one in `parts`.
     doubtful: Vec<Part>,
 }
@@ -153,7 +155,11 @@ pub struct List {
 impl List {
     /// Adds a part unless this very resource was added before.
     pub fn add(&mut self, part: Part) {
-        if self.sources.insert(part.source.clone()) {
+        // A drive has one serial number and may have two addresses: below its controller and below its enclosure.
+        let is_known = part.kind == PartKind::Drive
+            && part.serial.is_some()
+            && self.parts.iter().any(|p| p.kind == PartKind::Drive && p.serial == part.serial);
+        if !is_known && self.sources.insert(part.source.clone()) {
             self.parts.push(part);
         }
     }

@@ -4,28 +4,98 @@ use crate::bmc::BmcError;
 use crate::bmc::redfish::parts::List;
 use crate::bmc::redfish::parts::compute::{pcie_errors, pcie_link};
 use crate::bmc::redfish::read::Reader;
-use crate::bmc::redfish::walk::{Resource, Walk};
+use crate::bmc::redfish::walk::{Resource, Walk, tidy};
 use crate::domain::part::{Part, PartKind, PartState};
 
-/// The adapters of a chassis; whether there are any.
-pub async fn adapters(walk: &mut Walk<'_>, chassis: &Resource, list: &mut List) -> Result<bool, BmcError> {
-    let adapters = walk.follow_members(&chassis.body, "NetworkAdapters").await?;
-    let any = !adapters.is_empty();
-    for adapter in adapters {
-        let part = adapter_part(&mut walk.reader(&adapter));
-        list.add(part);
-        // `Ports` replaced `NetworkPorts` in 1.5; iDRAC 9 has the older ones, others have both for the same ports.
-        let mut ports = walk.follow_members(&adapter.body, "Ports").await?;
-        if ports.is_empty() {
-            ports = walk.follow_members(&adapter.body, "NetworkPorts").await?;
-        }
-        for port in ports {
-            if !list.has(&port.path) {
-                add_port(walk, &port, list).await?;
+/// The adapters in a field of a chassis.
+pub async fn adapters(walk: &mut Walk<'_>, holder: &Resource, field: &str, list: &mut List) -> Result<(), BmcError> {
+    for adapter in walk.follow_members(&holder.body, field).await? {
+        add_adapter(walk, &adapter, list).await?;
+    }
+    Ok(())
+}
+
+async fn add_adapter(walk: &mut Walk<'_>, adapter: &Resource, list: &mut List) -> Result<(), BmcError> {
+    if list.has(&adapter.path) {
+        return Ok(());
+    }
+    let part = adapter_part(&mut walk.reader(adapter));
+    let is_there = part.state != PartState::Absent;
+    list.add(part);
+    // `Ports` replaced `NetworkPorts` in 1.5; iDRAC 9 has the older ones, others have both for the same ports.
+    let mut ports = walk.follow_members(&adapter.body, "Ports").await?;
+    if ports.is_empty() {
+        ports = walk.follow_members(&adapter.body, "NetworkPorts").await?;
+    }
+    let mut without_mac = Vec::new();
+    for port in ports {
+        if !list.has(&port.path) {
+            add_port(walk, &port, list).await?;
+            let mac = list.parts.iter().find(|p| p.source == port.path).and_then(|p| p.facts.mac);
+            // Two ports with one first MAC (seen: a ConnectX-5 in a DL360): the second one's is another.
+            if mac.is_none_or(|mac| !list.macs.insert(mac)) {
+                without_mac.push(port.path);
             }
         }
     }
-    Ok(any)
+    if is_there && !without_mac.is_empty() {
+        macs_of_functions(walk, adapter, &without_mac, list).await?;
+    }
+    Ok(())
+}
+
+/// Ports that do not show a MAC of their own: the functions on them do.
+async fn macs_of_functions(walk: &mut Walk<'_>, adapter: &Resource, ports: &[String], list: &mut List) -> Result<(), BmcError> {
+    for function in walk.follow_members(&adapter.body, "NetworkDeviceFunctions").await? {
+        let mut r = walk.reader(&function);
+        let links = r.inside("Links").and_then(|l| l.link("PhysicalPortAssignment").map(str::to_owned));
+        let port = links.or_else(|| r.link("PhysicalPortAssignment").map(str::to_owned));
+        let port = port.or_else(|| r.links("AssignablePhysicalPorts").first().map(|p| (*p).to_owned()));
+        let Some(mut ethernet) = r.inside("Ethernet") else { continue };
+        let mac = ethernet.mac("PermanentMACAddress").or_else(|| ethernet.mac("MACAddress"));
+        let Some(mac) = mac else { continue };
+        let port = port.map(|p| tidy(&p)).filter(|p| ports.contains(p));
+        if list.macs.insert(mac)
+            && let Some(part) = list.parts.iter_mut().find(|p| Some(&p.source) == port.as_ref())
+        {
+            part.facts.mac = Some(mac);
+        }
+    }
+    Ok(())
+}
+
+/// Adapters that only the system's `NetworkInterfaces` lead to, then ports known only as interfaces of the system: all of them in
+/// trees before NetworkAdapters, else those whose MAC no port shows.
+pub async fn of_system(walk: &mut Walk<'_>, system: &Resource, list: &mut List) -> Result<(), BmcError> {
+    for interface in walk.follow_members(&system.body, "NetworkInterfaces").await? {
+        let adapter = walk.reader(&interface).inside("Links").and_then(|l| l.link("NetworkAdapter").map(str::to_owned));
+        if let Some(link) = adapter.filter(|l| !list.has(&tidy(l)))
+            && let Some(adapter) = walk.get(&link).await?
+        {
+            add_adapter(walk, &adapter, list).await?;
+        }
+    }
+    let has_ports = list.parts.iter().any(|p| p.kind == PartKind::NetworkPort && !is_interface(&p.source));
+    for interface in walk.follow_members(&system.body, "EthernetInterfaces").await? {
+        let mut r = walk.reader(&interface);
+        let mut part = r.part(PartKind::NetworkPort);
+        part.facts.mac = r.mac("PermanentMACAddress").or_else(|| r.mac("MACAddress"));
+        part.facts.link = r.text("LinkStatus");
+        part.facts.speed_mbps = r.count("SpeedMbps").filter(|n| *n > 0);
+        // Beside ports that show no MAC it cannot be told which of them this is.
+        let is_new = match part.facts.mac {
+            Some(mac) => !list.macs.contains(&mac) && (!has_ports || !list.macs.is_empty()),
+            None => !has_ports,
+        };
+        if is_new {
+            list.add(part);
+        }
+    }
+    Ok(())
+}
+
+fn is_interface(source: &str) -> bool {
+    source.contains("/EthernetInterfaces/")
 }
 
 fn adapter_part(r: &mut Reader) -> Part {
@@ -176,20 +246,6 @@ pub async fn switches(walk: &mut Walk<'_>, fabric: &str, list: &mut List) -> Res
                 pcie_errors(&mut errors, &mut part);
             }
         }
-        list.add(part);
-    }
-    Ok(())
-}
-
-/// Ports known only as interfaces of the system (trees before NetworkAdapters).
-pub async fn interfaces(walk: &mut Walk<'_>, system: &str, list: &mut List) -> Result<(), BmcError> {
-    let Some(system) = walk.get(system).await? else { return Ok(()) };
-    for interface in walk.follow_members(&system.body, "EthernetInterfaces").await? {
-        let mut r = walk.reader(&interface);
-        let mut part = r.part(PartKind::NetworkPort);
-        part.facts.mac = r.mac("PermanentMACAddress").or_else(|| r.mac("MACAddress"));
-        part.facts.link = r.text("LinkStatus");
-        part.facts.speed_mbps = r.count("SpeedMbps").filter(|n| *n > 0);
         list.add(part);
     }
     Ok(())

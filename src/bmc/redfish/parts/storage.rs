@@ -9,11 +9,9 @@ use crate::bmc::redfish::walk::{Resource, Walk};
 use crate::domain::part::{Part, PartKind, PartState};
 
 pub async fn read(walk: &mut Walk<'_>, system: &Resource, list: &mut List) -> Result<(), BmcError> {
-    let mut drives = 0;
     for storage in walk.follow_members(&system.body, "Storage").await? {
         controllers(walk, &storage, list).await?;
         for drive in walk.follow_members(&storage.body, "Drives").await? {
-            drives += 1;
             add_drive(walk, &drive, list).await?;
         }
         for resource in walk.follow_members(&storage.body, "Volumes").await? {
@@ -21,17 +19,22 @@ pub async fn read(walk: &mut Walk<'_>, system: &Resource, list: &mut List) -> Re
             list.add(part);
         }
     }
-    // The older description of the same disks, without serials: only where there is no other.
-    if drives == 0 {
-        for simple in walk.follow_members(&system.body, "SimpleStorage").await? {
-            let devices = walk.reader(&simple).list("Devices");
-            for (i, device) in devices.into_iter().enumerate() {
-                let source = element_path(&simple.path, "Devices", i, device);
-                let mut r = Reader::new(device, &source, &mut walk.odd);
-                let mut part = r.part(PartKind::Drive);
-                part.facts.capacity_bytes = r.count("CapacityBytes").filter(|n| *n > 0);
-                list.add(part);
-            }
+    Ok(())
+}
+
+/// The older description of the same disks, without serials: only where neither `Storage` nor an enclosure lists any.
+pub async fn simple(walk: &mut Walk<'_>, system: &Resource, list: &mut List) -> Result<(), BmcError> {
+    if list.parts.iter().any(|p| p.kind == PartKind::Drive && !p.source.contains("/SimpleStorage/")) {
+        return Ok(());
+    }
+    for simple in walk.follow_members(&system.body, "SimpleStorage").await? {
+        let devices = walk.reader(&simple).list("Devices");
+        for (i, device) in devices.into_iter().enumerate() {
+            let source = element_path(&simple.path, "Devices", i, device);
+            let mut r = Reader::new(device, &source, &mut walk.odd);
+            let mut part = r.part(PartKind::Drive);
+            part.facts.capacity_bytes = r.count("CapacityBytes").filter(|n| *n > 0);
+            list.add(part);
         }
     }
     Ok(())
@@ -68,10 +71,8 @@ async fn controllers(walk: &mut Walk<'_>, storage: &Resource, list: &mut List) -
         }
     }
     if none {
-        let entries = walk.reader(storage).list("StorageControllers");
-        for (i, entry) in entries.into_iter().enumerate() {
-            let source = element_path(&storage.path, "StorageControllers", i, entry);
-            let part = storage_controller(&mut Reader::new(entry, &source, &mut walk.odd));
+        for entry in walk.entries(storage, "StorageControllers").await? {
+            let part = storage_controller(&mut walk.reader(&entry));
             list.add(part);
         }
     }
