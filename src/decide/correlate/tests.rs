@@ -93,7 +93,7 @@ fn three_over_an_hour_are_three() {
 }
 
 #[test]
-fn a_lost_switch_is_one_ticket_and_named_as_the_switch() {
+fn c10_a_lost_switch_is_one_ticket_and_named_as_the_switch() {
     let mut b = Bench::new();
     for n in 0..40 {
         b.note(n, Symptom::SystemSilent, 0);

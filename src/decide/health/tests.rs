@@ -144,7 +144,7 @@ fn each_limit_is_read_from_its_own_field() {
 }
 
 #[test]
-fn a_state_is_read_twice_and_its_start_never_moves() {
+fn c12_a_state_is_read_twice_and_its_start_never_moves() {
     let mut b = Bench::new();
     let first = observe(&mut b.watch, &b.rules, &state(Family::PowerSupply, Signal::Health, "critical", 0));
     let suspect = first.iter().find(|f| f.rule == "psu-failed").unwrap();
@@ -188,6 +188,18 @@ fn the_same_log_entry_read_again_is_one_event_and_a_new_life_of_the_log_is_not()
     }
     b.feed(&cleared);
     assert_eq!(b.heard("cpu-corrected").last(), Some(&Change::StillBad));
+}
+
+#[test]
+fn c5_a_log_entry_is_evidence_and_changes_health_by_itself() {
+    let mut b = Bench::new();
+    b.feed(&event("ipmi:0c/01", Family::Memory, "1", LogDirection::Asserted, 0));
+    assert_eq!(b.heard("mem-ue"), [Change::Raised], "no reading said so, and none is needed");
+    b.tick(86_400 * 3);
+    assert!(!b.heard("mem-ue").contains(&Change::Cleared), "and silence after it is no health");
+    let mut quiet = Bench::new();
+    quiet.feed(&event("ipmi:0c/06", Family::Memory, "1", LogDirection::Asserted, 0));
+    assert_eq!(quiet.heard("mem-ue"), [], "a presence is no failure");
 }
 
 #[test]

@@ -1,5 +1,5 @@
-//! BMCs that answer in a session whatever a test tells them to: circles, lost reservations, small buffers, nonsense. And random
-//! damage to everything that is parsed, a bounded number of times from a fixed seed.
+//! BMCs that answer in a session whatever a test tells them to: circles, lost reservations, small buffers, nonsense. Damage to what
+//! is parsed is done in `fuzz`.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -11,11 +11,8 @@ use hostler::domain::hardware_log::LogCursor;
 use hostler::domain::sensor::{Reading, Unit};
 use hostler::wire::ipmi::{self, Request, Response, completion};
 use hostler::wire::rmcp::{self, Exchange, Keys, OpenRequest, OpenResponse, Packet, Payload, Rakp1, Rakp2, RakpCode, Suite, status};
-use hostler::wire::sdr::{self, Content, FruLocator, Record, SensorKey, SensorRecord};
+use hostler::wire::sdr::{self, Content, SensorKey, SensorRecord};
 use hostler::wire::sensor_value::{Access, Analog, Curve, Factors, Format, Limits, Units};
-use hostler::wire::{fru, sel, sol};
-use rand::rngs::StdRng;
-use rand::{Rng, SeedableRng};
 use tokio::net::UdpSocket;
 
 use super::kit::{access, bmcs, machine};
@@ -112,7 +109,7 @@ fn reply(request: &Request, (completion, data): Answer) -> Vec<u8> {
     Response { netfn: request.netfn, command: request.command, sequence: request.sequence, completion, data }.write()
 }
 
-fn temperature(number: u8, curve: Curve) -> SensorRecord {
+pub(super) fn temperature(number: u8, curve: Curve) -> SensorRecord {
     let [flags, base, modifier] = Units::write(Unit::Celsius);
     SensorRecord {
         key: SensorKey { owner: sdr::BMC, channel: 0, lun: 0, number },
@@ -279,84 +276,5 @@ async fn empty_and_odd_answers_to_everything_are_errors_and_never_panics() {
         let sheet = bmcs.supports(machine(), &access).await;
         assert!(sheet.is_err() || sheet.is_ok_and(|s| s.value.len() == hostler::domain::bmc_features::Capability::ALL.len()));
         bmcs.close_all().await;
-    }
-}
-
-/// Cuts, flips, repeats and splices, as a bad network, a bad EEPROM or a bad person would.
-fn damage(r: &mut StdRng, seeds: &[Vec<u8>]) -> Vec<u8> {
-    let mut bytes = seeds[r.random_range(0..seeds.len())].clone();
-    for _ in 0..r.random_range(1..6) {
-        let length = bytes.len();
-        match r.random_range(0..6) {
-            0 if length > 0 => bytes[r.random_range(0..length)] ^= 1 << r.random_range(0..8),
-            1 if length > 0 => bytes[r.random_range(0..length)] = r.random(),
-            2 => bytes.truncate(r.random_range(0..=length)),
-            3 => bytes.insert(r.random_range(0..=length), r.random()),
-            4 => {
-                let other = &seeds[r.random_range(0..seeds.len())];
-                bytes.extend_from_slice(&other[r.random_range(0..other.len())..]);
-            }
-            _ => bytes.extend((0..r.random_range(0..20)).map(|_| r.random::<u8>())),
-        }
-    }
-    bytes
-}
-
-/// 400,000 damaged inputs for every parser, always the same ones; a panic prints the input by the test's own message.
-#[test]
-fn no_damage_makes_an_ipmi_parser_panic() {
-    const ROUNDS: u32 = 400_000;
-    let exchange = Exchange {
-        suite: Suite::Sha256,
-        console_session: 1,
-        bmc_session: 2,
-        console_random: [1; 16],
-        bmc_random: [2; 16],
-        bmc_guid: [3; 16],
-        role: 4,
-        user: b"admin".to_vec(),
-    };
-    let keys = exchange.keys(&rmcp::password_key(b"secret"));
-    let locator = FruLocator { name: Some("PSU".into()), owner: 0x20, logical: true, id: 1, entity: 10, instance: 1 };
-    let product = fru::Product { manufacturer: Some("LabCorp".into()), serial: Some("SN1".into()), ..fru::Product::default() };
-    let seeds = [
-        temperature(1, Curve::Linear).write(1),
-        temperature(2, Curve::Exp10).write(2),
-        SensorRecord { content: Content::Discrete, event_type: 0x6f, sensor_type: 8, ..temperature(3, Curve::Linear) }.write(3),
-        locator.write(4),
-        vec![5, 0, 2, 0x30, 0xc3, 5, 0x6b, 0x20, 0, 4, 1, 1, 0x01, 0x59, 95, 90],
-        fru::write(&fru::Fru { board: Some(fru::Board::default()), product: Some(product), ..fru::Fru::default() }),
-        keys.seal(1, 1, Payload::Ipmi, &[0x20, 0x18, 0xc8, 0x81, 0, 1, 0x7e], [9; 16]),
-        keys.seal(1, 2, Payload::Sol, b"\x01\x00\x00\x00text", [9; 16]),
-        Packet::plain20(Payload::Rakp2, &[0; 60]),
-        Packet::plain15(&[0x20, 0x18, 0xc8, 0x81, 0, 1, 0x7e]),
-    ];
-    let mut r = StdRng::seed_from_u64(0x1b31);
-    for round in 0..ROUNDS {
-        let bytes = damage(&mut r, &seeds);
-        let run = std::panic::AssertUnwindSafe(|| parse_all(&bytes, &keys));
-        assert!(std::panic::catch_unwind(run).is_ok(), "round {round}: {bytes:02x?}");
-    }
-}
-
-fn parse_all(bytes: &[u8], keys: &Keys) {
-    if let Ok(Record::Sensors(sensors)) = Record::read(bytes) {
-        for sensor in sensors {
-            let answer = [bytes.first().copied().unwrap_or(0), 0xc0, 0xff, 0xff];
-            let reading = sensor.reading(&answer, None);
-            assert!(reading.number().is_none_or(f64::is_finite));
-            assert!(sensor.health(&answer, &reading).is_none() || !matches!(reading, Reading::Unavailable { .. }));
-        }
-    }
-    if let Some(record) = sel::Record::read(bytes) {
-        assert!(!record.message(Some(&temperature(1, Curve::Linear))).is_empty());
-    }
-    assert!(sel::Info::read(bytes).is_none_or(|i| i.fill().is_none_or(|(used, total)| used <= total)));
-    drop((fru::read(bytes), fru::wanted(bytes)));
-    drop((Request::read(bytes), Response::read(bytes), ipmi::guid_text(bytes), ipmi::cipher_suites(bytes), ipmi::firmware_version(bytes)));
-    drop((OpenRequest::read(bytes), OpenResponse::read(bytes), Rakp1::read(bytes), Rakp2::read(bytes), RakpCode::read(bytes)));
-    drop((keys.open(bytes), Packet::read(bytes).is_ok()));
-    if let Ok(packet) = sol::SolPacket::read(bytes) {
-        drop(sol::Stream::default().receive(packet));
     }
 }

@@ -4,6 +4,7 @@ mod bench;
 mod captures;
 mod client;
 mod crates;
+mod fuzz;
 mod hostile;
 mod ipmi_board;
 mod ipmi_hostile;
