@@ -208,6 +208,33 @@ impl Artifacts {
         self.dir.join(sha256.to_string())
     }
 
+    /// Takes in a file as it is, held to its digest; gives its size. Firmware is no image: nothing is unpacked.
+    ///
+    /// # Errors
+    /// `Damaged` when its bytes are others than said: it is not kept.
+    pub async fn take_file(&self, path: &Path, sha256: &Sha256) -> Result<u64, ArtifactError> {
+        let (dir, path, name) = (Arc::clone(&self.dir), path.to_owned(), *sha256);
+        let taken = blocking(move || {
+            let mut file = File::open(path)?;
+            let (mut incoming, mut buffer) = (incoming::Incoming::create(&dir)?, vec![0; 1 << 20]);
+            loop {
+                match file.read(&mut buffer)? {
+                    0 => break,
+                    n => incoming.append(&buffer[..n])?,
+                }
+            }
+            let (found, size) = (incoming.seal()?, incoming.len);
+            if found == name {
+                incoming.keep(&dir, &found)?;
+            }
+            Ok((found, size))
+        });
+        match taken.await.map_err(|e| ArtifactError::of(name, e))? {
+            (found, size) if found == name => Ok(size),
+            (found, _) => Err(ArtifactError::Damaged { name, found }),
+        }
+    }
+
     /// Opens an artifact for reading at any place, and tells its size.
     pub async fn open_artifact(&self, sha256: &Sha256) -> Result<(tokio::fs::File, u64), ArtifactError> {
         let fail = |e| ArtifactError::of(*sha256, e);

@@ -9,7 +9,7 @@ use crate::bmc::{Bmc, BmcError, BootSet};
 use crate::domain::bmc::BmcIdentity;
 use crate::domain::bmc_features::{
     Account, BiosAttribute, BmcNetwork, BootOption, BootProgress, FirmwareItem, FirmwareSource, Found, LedState, MediaSlot, Support,
-    TaskState, UpdateBegun,
+    TaskSeen, TaskState, UpdateBegun,
 };
 use crate::domain::hardware_log::{LogCursor, LogNews};
 use crate::domain::part::Part;
@@ -107,6 +107,10 @@ impl Bmc for Driver {
 
     async fn task(&self, task: &str) -> Result<TaskState, BmcError> {
         ask!(self, task, task)
+    }
+
+    async fn tasks(&self) -> Result<Found<TaskSeen>, BmcError> {
+        ask!(self, tasks)
     }
 
     async fn bios(&self) -> Result<Found<BiosAttribute>, BmcError> {

@@ -18,7 +18,7 @@ use std::time::Duration;
 use crate::domain::bmc::{BmcAddress, BmcIdentity, BmcProtocol};
 use crate::domain::bmc_features::{
     Account, BiosAttribute, BmcNetwork, BootOption, BootProgress, FirmwareItem, FirmwareSource, Found, LedState, MediaSlot, Support,
-    TaskState, UpdateBegun,
+    TaskSeen, TaskState, UpdateBegun,
 };
 use crate::domain::hardware_log::{LogCursor, LogNews};
 use crate::domain::id::Sha256;
@@ -123,6 +123,10 @@ pub trait Bmc: Sync {
     fn task(&self, task: &str) -> impl Future<Output = Result<TaskState, BmcError>> + Send {
         _ = (task,);
         async { Err(self.lacks("tasks")) }
+    }
+    /// The tasks that it keeps: what runs, and what has ended and is not forgotten.
+    fn tasks(&self) -> impl Future<Output = Result<Found<TaskSeen>, BmcError>> + Send {
+        async { Err(self.lacks("a list of tasks")) }
     }
     /// BIOS settings with what is pending.
     fn bios(&self) -> impl Future<Output = Result<Found<BiosAttribute>, BmcError>> + Send {

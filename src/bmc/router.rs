@@ -17,7 +17,7 @@ use crate::clock;
 use crate::domain::bmc::{BmcAddress, BmcIdentity, BmcProtocol};
 use crate::domain::bmc_features::{
     Account, BiosAttribute, BmcNetwork, BootOption, BootProgress, FirmwareItem, FirmwareSource, Found, LedState, MediaSlot, Support,
-    TaskState, UpdateBegun,
+    TaskSeen, TaskState, UpdateBegun,
 };
 use crate::domain::hardware_log::{LogCursor, LogNews};
 use crate::domain::id::{MachineId, Sha256};
@@ -293,6 +293,11 @@ impl Bmcs {
     /// See [`Bmc::delete_account`].
     pub async fn delete_account(&self, machine: MachineId, access: &BmcAccess, account: &str) -> Result<Answer<()>, BmcError> {
         self.call(machine, access, AfterTimeout::TryOther, |d| async move { d.delete_account(account).await }).await
+    }
+
+    /// See [`Bmc::tasks`].
+    pub async fn tasks(&self, machine: MachineId, access: &BmcAccess) -> Result<Answer<Found<TaskSeen>>, BmcError> {
+        self.call(machine, access, AfterTimeout::TryOther, |d| async move { d.tasks().await }).await
     }
 
     /// See [`Bmc::media`].

@@ -4,6 +4,7 @@ pub mod access;
 pub mod bmc_identity;
 pub mod boot;
 pub mod boot_timeline;
+pub mod campaign;
 pub mod correlate;
 pub mod discovery;
 pub mod gate;

@@ -227,6 +227,13 @@ pub enum TaskState {
     Lost,
 }
 
+/// A task that a BMC keeps.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TaskSeen {
+    pub source: String,
+    pub state: TaskState,
+}
+
 /// How a firmware update was handed over.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UpdateBegun {

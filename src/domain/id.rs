@@ -58,6 +58,8 @@ ids! {
     NoticeId,
     /// Somebody who is told.
     TargetId,
+    /// A firmware campaign.
+    CampaignId,
 }
 
 /// An Ethernet address. Text form is lower case with colons; parses `-`, `.`, `:` and bare hex.

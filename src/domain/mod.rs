@@ -5,6 +5,7 @@ pub mod alert;
 pub mod bmc;
 pub mod bmc_features;
 pub mod boot;
+pub mod campaign;
 pub mod case;
 pub mod decision;
 pub mod event;

@@ -6,6 +6,7 @@
 //! again when its lease ran out (or at the next start on the same state directory), and the step's rows say how far it came.
 
 pub mod alerts;
+pub mod campaign;
 pub mod collect;
 pub mod execute;
 pub mod reconcile;

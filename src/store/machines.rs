@@ -243,8 +243,10 @@ impl Store {
             .bind(&owners).execute(c).await.map(|r| r.rows_affected()))?;
         let polls = in_tx!(tx, c => sqlx::query("UPDATE polls SET lease_owner = NULL, lease_until = NULL WHERE lease_owner LIKE $1")
             .bind(&owners).execute(c).await.map(|r| r.rows_affected()))?;
+        let firmware = in_tx!(tx, c => sqlx::query("UPDATE campaign_targets SET lease_owner = NULL, lease_until = NULL WHERE lease_owner LIKE $1")
+            .bind(&owners).execute(c).await.map(|r| r.rows_affected()))?;
         tx.commit().await?;
-        Ok(machines + steps + polls)
+        Ok(machines + steps + polls + firmware)
     }
 
     /// The earliest moment at which a machine or step can be claimed: when it is due, or, while someone holds it, when that

@@ -7,6 +7,7 @@
 pub mod access;
 pub mod agent;
 pub mod boots;
+pub mod campaigns;
 pub mod dhcp_leases;
 pub mod events;
 pub mod facts;

@@ -5,6 +5,7 @@ mod alerts;
 mod api;
 mod artifact;
 mod bmc;
+mod campaign;
 mod collect;
 mod demo;
 mod desk;

@@ -11,7 +11,7 @@ use crate::bmc::redfish::read::Reader;
 use crate::bmc::redfish::view::{self, clean};
 use crate::bmc::redfish::walk::{Resource, Walk};
 use crate::bmc::redfish::{Redfish, quirks};
-use crate::domain::bmc_features::{FirmwareItem, FirmwareSource, Found, TaskState, UpdateBegun};
+use crate::domain::bmc_features::{FirmwareItem, FirmwareSource, Found, TaskSeen, TaskState, UpdateBegun};
 
 impl Redfish {
     pub(super) async fn read_firmware(&self) -> Result<Found<FirmwareItem>, BmcError> {
@@ -96,6 +96,17 @@ impl Redfish {
         }
     }
 
+    /// The tasks of the task service.
+    pub(super) async fn read_tasks(&self) -> Result<Found<TaskSeen>, BmcError> {
+        let mut walk = Walk::new(self.http());
+        let root = walk.root().await?;
+        let service = walk.follow(&root.body, "Tasks").await?;
+        let service = service.ok_or_else(|| self.http().unsupported("a list of tasks (no TaskService)"))?;
+        let members = walk.follow_members(&service.body, "Tasks").await?;
+        let items = members.into_iter().map(|m| TaskSeen { state: state_of(&m.body, false), source: m.path }).collect();
+        Ok(walk.found(items))
+    }
+
     /// How a task or a task monitor stands.
     pub(super) async fn read_task(&self, task: &str) -> Result<TaskState, BmcError> {
         let reply = self.http().get_any(task).await?;
@@ -115,8 +126,15 @@ impl Redfish {
     }
 }
 
-/// The task of an answer: the monitor in `Location`, else the task in the body.
+/// The task of an answer: the task that the body is, else the monitor in `Location`, else a task named in the body. A monitor is
+/// gone when its task has ended, and with it the reason why it failed; the task stays (DSP0266, 12.2).
 pub fn task_of(reply: &Reply) -> Option<String> {
+    let text = |field: &str| reply.body.get(field).and_then(Value::as_str);
+    if text("@odata.type").is_some_and(|t| t.starts_with("#Task."))
+        && let Some(task) = text("@odata.id").and_then(|t| view::clean_to(t, 1024))
+    {
+        return Some(task);
+    }
     let location = reply.headers.get(reqwest::header::LOCATION).and_then(|l| l.to_str().ok()).map(str::to_owned);
     let body = ["@odata.id", "TaskMonitor"].iter().find_map(|f| reply.body.get(*f).and_then(Value::as_str));
     let in_body = body.filter(|b| b.to_ascii_lowercase().contains("task") || b.contains("/Jobs/")).map(str::to_owned);
@@ -124,7 +142,11 @@ pub fn task_of(reply: &Reply) -> Option<String> {
 }
 
 fn task_state(reply: &Reply) -> TaskState {
-    let body = &reply.body;
+    state_of(&reply.body, reply.status == StatusCode::ACCEPTED)
+}
+
+/// `is_accepted`: the answer was 202, as a monitor's is while it works.
+fn state_of(body: &Value, is_accepted: bool) -> TaskState {
     let messages = body.get("Messages").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
     let said: Vec<String> = messages.iter().rev().filter_map(|m| view::text(m, "Message")).take(3).collect();
     let note = || said.first().cloned().or_else(|| view::text(body, "Name")).unwrap_or_default();
@@ -141,7 +163,7 @@ fn task_state(reply: &Reply) -> TaskState {
             TaskState::Running { percent, note: note() }
         }
         // A monitor without a task in it: 202 while it works, the result when done.
-        None if reply.status == StatusCode::ACCEPTED => TaskState::Running { percent: None, note: note() },
+        None if is_accepted => TaskState::Running { percent: None, note: note() },
         None => TaskState::Done { note: note() },
     }
 }
@@ -199,11 +221,13 @@ mod tests {
     }
 
     #[test]
-    fn the_monitor_is_preferred_to_the_task() {
+    fn the_task_itself_is_preferred_then_its_monitor() {
         let mut with = reply(202, json!({"@odata.id": "/redfish/v1/TaskService/Tasks/1"}));
         assert_eq!(task_of(&with).as_deref(), Some("/redfish/v1/TaskService/Tasks/1"));
         with.headers.insert(reqwest::header::LOCATION, "/redfish/v1/TaskMonitors/1".parse().unwrap());
         assert_eq!(task_of(&with).as_deref(), Some("/redfish/v1/TaskMonitors/1"));
+        with.body["@odata.type"] = "#Task.v1_7_0.Task".into();
+        assert_eq!(task_of(&with).as_deref(), Some("/redfish/v1/TaskService/Tasks/1"), "it is there when the monitor is gone");
         assert_eq!(task_of(&reply(200, json!({"@odata.id": "/redfish/v1/UpdateService"}))), None);
     }
 }

@@ -43,7 +43,7 @@ use crate::bmc::{Bmc, BmcAccess, BmcError, BootSet, Scope, Timing};
 use crate::domain::bmc::{BmcIdentity, BmcProtocol};
 use crate::domain::bmc_features::{
     Account, BiosAttribute, BmcNetwork, BootOption, BootProgress, FirmwareItem, FirmwareSource, Found, LedState, MediaSlot, Support,
-    TaskState, UpdateBegun,
+    TaskSeen, TaskState, UpdateBegun,
 };
 use crate::domain::hardware_log::{LogCursor, LogNews};
 use crate::domain::id::Sha256;
@@ -332,6 +332,10 @@ impl Bmc for Redfish {
 
     async fn task(&self, task: &str) -> Result<TaskState, BmcError> {
         self.read_task(task).await
+    }
+
+    async fn tasks(&self) -> Result<Found<TaskSeen>, BmcError> {
+        self.read_tasks().await
     }
 
     async fn bios(&self) -> Result<Found<BiosAttribute>, BmcError> {
