@@ -6,6 +6,7 @@ pub mod access;
 pub mod bmc;
 pub mod bmc_acts;
 pub mod boot;
+pub mod campaigns;
 pub mod error;
 pub mod events;
 pub mod images;

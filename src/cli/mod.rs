@@ -2,6 +2,7 @@
 
 mod bmc;
 mod client;
+mod firmware;
 mod hardware;
 mod image;
 mod image_source;
@@ -174,6 +175,9 @@ enum Command {
     /// OS images
     #[command(subcommand, visible_alias = "images")]
     Image(image::ImageVerb),
+    /// Firmware: what models should run, who does, and campaigns that bring machines there
+    #[command(subcommand)]
+    Firmware(firmware::Verb),
     /// Racks and packing lists
     #[command(subcommand, visible_alias = "rack")]
     Racks(image::RackVerb),
@@ -230,6 +234,7 @@ fn run(cli: Cli) -> Result<()> {
         Command::Policy(verb) => policy::run(&cli.global, &verb),
         Command::Machine(verb) => speak(&cli.global, async |client| machine::run(&client, verb).await),
         Command::Image(verb) => speak(&cli.global, async |client| image::run_image(&client, verb).await),
+        Command::Firmware(verb) => speak(&cli.global, async |client| firmware::run(&client, verb).await),
         Command::Racks(verb) => speak(&cli.global, async |client| image::run_racks(&client, verb).await),
         Command::Token(verb) => speak(&cli.global, async |client| token::run_token(&client, verb).await),
         Command::User(verb) => speak(&cli.global, async |client| token::run_user(&client, verb).await),

@@ -9,6 +9,7 @@ use crate::artifact::{Artifacts, ImportError};
 use crate::bmc::{BmcSettings, Bmcs};
 use crate::decide::polling::PollSettings;
 use crate::domain::secret::Secret;
+use crate::engine::campaign::{Campaigner, Rhythm};
 use crate::engine::collect::Collector;
 use crate::engine::{Engine, EngineSettings};
 use crate::http;
@@ -92,8 +93,9 @@ pub async fn start(config: &Config) -> Result<Service, StartError> {
         power_off_ready: config.ready_power_off,
     };
     let engine = Engine::new(store.clone(), bmcs.clone(), sealer.clone(), engine);
-    let (app, first_password) =
-        open_app(&state, &store, sealer, engine.clone(), Artifacts::open(&state.artifact_dir())?, config.collect.settings().polls).await?;
+    let artifacts = Artifacts::open(&state.artifact_dir())?;
+    let campaigner = Campaigner::new(engine.clone(), artifacts.clone(), Rhythm::default());
+    let (app, first_password) = open_app(&state, &store, sealer, engine.clone(), artifacts, config.collect.settings().polls).await?;
     let mut tasks = Tasks::default();
     let collector = Collector::new(engine.clone(), config.collect.settings());
 
@@ -106,6 +108,7 @@ pub async fn start(config: &Config) -> Result<Service, StartError> {
             tracing::error!(error = &e as &dyn std::error::Error, "the engine ended");
         }
     });
+    tasks.spawn("firmware campaigns", campaigner.run(tasks.stop()));
     if config.collect.enabled {
         tasks.spawn("collector", collector.run(tasks.stop()));
     }

@@ -3,6 +3,7 @@
 pub mod access;
 pub mod bmc;
 pub mod events;
+pub mod firmware;
 pub mod health;
 pub mod images;
 pub mod machines;
@@ -54,6 +55,7 @@ pub(crate) fn open_api() -> OpenApiRouter<App> {
             .merge(bmc::router())
             .merge(observe::router())
             .merge(images::router())
+            .merge(firmware::router())
             .merge(racks::router())
             .merge(events::router())
             .merge(access::router()),

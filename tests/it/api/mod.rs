@@ -2,6 +2,7 @@
 
 mod access;
 mod cli;
+mod firmware;
 mod hostile;
 pub mod kit;
 mod machines;
